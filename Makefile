@@ -1,0 +1,44 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: fit test lint bench docs hooks clean
+
+# The bundled trace, fitted: prints the report, writes fit.nc and fit.png.
+fit: $(VENV)/light
+	$(BIN)/isingmoe example --output traces.nc --overwrite
+	$(BIN)/isingmoe fit traces.nc --output fit.nc --figure fit.png --overwrite
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/full
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(VENV)/full
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=min,median,rounds
+
+docs: $(VENV)/full
+	$(BIN)/sphinx-build --fail-on-warning --quiet docs docs/_build/html
+
+hooks: $(VENV)/full
+	$(BIN)/pre-commit install
+
+clean:
+	rm -rf $(VENV) docs/_build
+
+$(VENV)/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'isingmoe needs Python 3.11 or newer, got ' + sys.version.split()[0])"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/light: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/full: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[all]'
+	touch $(VENV)/light $@

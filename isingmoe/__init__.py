@@ -1,0 +1,110 @@
+"""Statistical physics of expert routing in Mixture-of-Experts models.
+
+The names below are bound on first use: importing the package loads neither numba nor
+matplotlib nor torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isingmoe.chains import IsingChain, PottsChain
+    from isingmoe.comparison import Comparison, compare, open_comparison
+    from isingmoe.derived import baseline, windows
+    from isingmoe.equilibrium import load_balance
+    from isingmoe.errors import ConvergenceError, ShortTraceWarning, TraceSchemaError
+    from isingmoe.fitted import Fit, open_fit
+    from isingmoe.inference import cross_validate, fit
+    from isingmoe.likelihood import MaximumLikelihood
+    from isingmoe.neighbours import neighbour_overlap
+    from isingmoe.observables import correlation
+    from isingmoe.plotting import plot_decay, plot_layers
+    from isingmoe.summary import TraceInfo, info
+    from isingmoe.traces import (
+        example_traces,
+        expert_set,
+        occupancy,
+        open_traces,
+        primary_expert,
+        save_traces,
+        traces_from_arrays,
+        validate,
+    )
+    from isingmoe.transfer import solve
+
+_HOME = {
+    "chains": ("IsingChain", "PottsChain"),
+    "comparison": ("Comparison", "compare", "open_comparison"),
+    "derived": ("baseline", "windows"),
+    "equilibrium": ("load_balance",),
+    "errors": ("ConvergenceError", "ShortTraceWarning", "TraceSchemaError"),
+    "fitted": ("Fit", "open_fit"),
+    "inference": ("cross_validate", "fit"),
+    "likelihood": ("MaximumLikelihood",),
+    "neighbours": ("neighbour_overlap",),
+    "observables": ("correlation",),
+    "plotting": ("plot_decay", "plot_layers"),
+    "summary": ("TraceInfo", "info"),
+    "traces": (
+        "example_traces",
+        "expert_set",
+        "occupancy",
+        "open_traces",
+        "primary_expert",
+        "save_traces",
+        "traces_from_arrays",
+        "validate",
+    ),
+    "transfer": ("solve",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Comparison",
+    "ConvergenceError",
+    "Fit",
+    "IsingChain",
+    "MaximumLikelihood",
+    "PottsChain",
+    "ShortTraceWarning",
+    "TraceInfo",
+    "TraceSchemaError",
+    "baseline",
+    "compare",
+    "correlation",
+    "cross_validate",
+    "example_traces",
+    "expert_set",
+    "fit",
+    "info",
+    "load_balance",
+    "neighbour_overlap",
+    "occupancy",
+    "open_comparison",
+    "open_fit",
+    "open_traces",
+    "plot_decay",
+    "plot_layers",
+    "primary_expert",
+    "save_traces",
+    "solve",
+    "traces_from_arrays",
+    "validate",
+    "windows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("isingmoe._provenance").software_version()
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'isingmoe' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"isingmoe.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,245 @@
+"""Experts shared by two tokens at a distance, from bit sets.
+
+A set of experts is held as a bit set of 64-bit words, so that the overlap of two
+tokens is one `and` and one population count whatever the number of experts per token.
+A token without a recorded expert is the empty set; it forms no pair.
+"""
+
+import numba as nb
+import numpy as np
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _popcount(word):
+    # LLVM recognises this form and emits the processor's own instruction.
+    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    word = (word & np.uint64(0x3333333333333333)) + (
+        (word >> np.uint64(2)) & np.uint64(0x3333333333333333)
+    )
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _lowest(word):
+    """Index of the lowest bit of a word that is not zero."""
+    return _popcount((word & (~word + np.uint64(1))) - np.uint64(1))
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _is_empty(sets, s, i):
+    for w in range(sets.shape[1]):
+        if sets[s, w, i] != 0:
+            return False
+    return True
+
+
+@nb.njit(cache=True, nogil=True, parallel=True)
+def pack_sets(expert_index, n_words):
+    """Bit sets of experts.
+
+    Parameters
+    ----------
+    expert_index : int16 array (sequence, position, rank)
+        Expert ids; negative where there is none.
+    n_words : int
+        64-bit words per set.
+
+    Returns
+    -------
+    sets : uint64 array (sequence, word, position)
+        Positions run fastest, so that the overlaps at one distance are a stream.
+    highest : int
+        Largest id met; one of 64 * n_words or more is left out of the sets.
+    """
+    n_sequences, n_positions, n_ranks = expert_index.shape
+    sets = np.zeros((n_sequences, n_words, n_positions), np.uint64)
+    highest = np.full(n_sequences, -1, np.int64)
+    for s in nb.prange(n_sequences):
+        for i in range(n_positions):
+            for rank in range(n_ranks):
+                expert = np.int64(expert_index[s, i, rank])
+                highest[s] = max(highest[s], expert)
+                if 0 <= expert < 64 * n_words:
+                    bit = np.uint64(1) << np.uint64(expert & 63)
+                    sets[s, expert >> 6, i] |= bit
+    return sets, highest.max()
+
+
+@nb.njit(cache=True, nogil=True, parallel=True)
+def occupancy_counts(sets, n_experts):
+    """Number of tokens of each sequence that each expert serves.
+
+    Parameters
+    ----------
+    sets : uint64 array (sequence, word, position)
+    n_experts : int
+
+    Returns
+    -------
+    tokens : int64 array (sequence,)
+        Tokens with a recorded expert.
+    occupied : int64 array (sequence, expert)
+    """
+    n_sequences, n_words, n_positions = sets.shape
+    tokens = np.zeros(n_sequences, np.int64)
+    occupied = np.zeros((n_sequences, n_experts), np.int64)
+    for s in nb.prange(n_sequences):
+        for i in range(n_positions):
+            if _is_empty(sets, s, i):
+                continue
+            tokens[s] += 1
+            for w in range(n_words):
+                word = sets[s, w, i]
+                while word != 0:
+                    occupied[s, 64 * w + _lowest(word)] += 1
+                    word &= word - np.uint64(1)
+    return tokens, occupied
+
+
+@nb.njit(cache=True, nogil=True, parallel=True)
+def pair_overlaps(sets, distances):
+    """Overlap of the sets at each distance, summed over the pairs of each sequence.
+
+    Parameters
+    ----------
+    sets : uint64 array (sequence, word, position)
+    distances : int64 array (distance,)
+
+    Returns
+    -------
+    pairs : int64 array (sequence, distance)
+        Pairs of tokens with a recorded expert at both ends.
+    overlap : int64 array (sequence, distance)
+        Sum of |S_i and S_{i+d}| over those pairs.
+    """
+    n_sequences, n_words, n_positions = sets.shape
+    pairs = np.zeros((n_sequences, distances.size), np.int64)
+    overlap = np.zeros((n_sequences, distances.size), np.int64)
+    for s in nb.prange(n_sequences):
+        present = np.zeros(n_positions, np.int64)
+        for i in range(n_positions):
+            present[i] = not _is_empty(sets, s, i)
+        for j in range(distances.size):
+            d = distances[j]
+            n = 0
+            for i in range(n_positions - d):
+                n += present[i] & present[i + d]
+            shared = 0
+            for w in range(n_words):
+                row = sets[s, w]
+                for i in range(n_positions - d):
+                    shared += _popcount(row[i] & row[i + d])
+            pairs[s, j] = n
+            overlap[s, j] = shared
+    return pairs, overlap
+
+
+@nb.njit(cache=True, nogil=True, parallel=True)
+def expert_pairs(sets, distances, n_experts):
+    """Pairs at each distance with an expert at both ends, at the left end, at the right end.
+
+    Parameters
+    ----------
+    sets : uint64 array (sequence, word, position)
+    distances : int64 array (distance,)
+    n_experts : int
+
+    Returns
+    -------
+    pairs : int64 array (distance,)
+    both, left, right : int64 array (distance, expert)
+    """
+    n_sequences, n_words, n_positions = sets.shape
+    pairs = np.zeros(distances.size, np.int64)
+    counts = np.zeros((distances.size, 3, n_experts), np.int64)
+    for j in nb.prange(distances.size):
+        d = distances[j]
+        for s in range(n_sequences):
+            for i in range(n_positions - d):
+                if _is_empty(sets, s, i) or _is_empty(sets, s, i + d):
+                    continue
+                pairs[j] += 1
+                for w in range(n_words):
+                    first = sets[s, w, i]
+                    second = sets[s, w, i + d]
+                    for kind in range(3):
+                        word = second
+                        if kind == 0:
+                            word = first & second
+                        elif kind == 1:
+                            word = first
+                        while word != 0:
+                            counts[j, kind, 64 * w + _lowest(word)] += 1
+                            word &= word - np.uint64(1)
+    return pairs, counts[:, 0], counts[:, 1], counts[:, 2]
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _rate_of_members(members, rate):
+    """Sum of `rate` over the experts of a set."""
+    total = 0.0
+    for w in range(members.size):
+        word = members[w]
+        while word != 0:
+            total += rate[64 * w + _lowest(word)]
+            word &= word - np.uint64(1)
+    return total
+
+
+@nb.njit(cache=True, nogil=True, parallel=True)
+def position_centred(sets, distances, rate, present):
+    """Overlap about the mean at each position, summed over the pairs of each sequence.
+
+    The product of two residuals n - rate has the expectation of the covariance times
+    1 - 1/S_i - 1/S_j + S_ij/(S_i S_j), because the rates are means over the same
+    sequences; the sum of that factor is what to divide by.
+
+    Parameters
+    ----------
+    sets : uint64 array (sequence, word, position)
+    distances : int64 array (distance,)
+    rate : float64 array (position, expert)
+        Mean occupancy at the position over the sequences that have it.
+    present : int64 array (position,)
+        Number of those sequences.
+
+    Returns
+    -------
+    weight : float64 array (sequence, distance)
+        Sum of the factors.
+    covariance : float64 array (sequence, distance)
+        Sum of the products of the residuals over experts and pairs.
+    """
+    n_sequences, n_words, n_positions = sets.shape
+    # Per position and per distance: no two threads write to the same place.
+    weight = np.zeros((distances.size, n_sequences))
+    covariance = np.zeros((distances.size, n_sequences))
+    for j in nb.prange(distances.size):
+        d = distances[j]
+        for i in range(n_positions - d):
+            k = i + d
+            n_both = 0
+            for s in range(n_sequences):
+                if not (_is_empty(sets, s, i) or _is_empty(sets, s, k)):
+                    n_both += 1
+            if n_both == 0:
+                continue
+            factor = 1 - 1 / present[i] - 1 / present[k] + n_both / (present[i] * present[k])
+            product = 0.0
+            for e in range(rate.shape[1]):
+                product += rate[i, e] * rate[k, e]
+            for s in range(n_sequences):
+                if _is_empty(sets, s, i) or _is_empty(sets, s, k):
+                    continue
+                shared = 0
+                for w in range(n_words):
+                    shared += _popcount(sets[s, w, i] & sets[s, w, k])
+                weight[j, s] += factor
+                covariance[j, s] += (
+                    shared
+                    - _rate_of_members(sets[s, :, i], rate[k])
+                    - _rate_of_members(sets[s, :, k], rate[i])
+                    + product
+                )
+    return weight.T.copy(), covariance.T.copy()

@@ -1,0 +1,259 @@
+"""The trace schema, declared once: it serves validation, writing and the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from isingmoe._kernels import checking
+from isingmoe.errors import TraceSchemaError
+
+__all__ = [
+    "ATTRIBUTES",
+    "CONVENTIONS",
+    "VARIABLES",
+    "Attribute",
+    "Variable",
+    "trace_name",
+    "validate",
+    "validate_structure",
+]
+
+CONVENTIONS = "isingmoe-traces-1"
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable or coordinate of a trace."""
+
+    name: str
+    dims: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    required: bool
+    long_name: str
+    units: str = "1"
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute of a trace."""
+
+    name: str
+    kind: type
+    required: bool
+    meaning: str
+
+
+_TOKEN_DIMS = ("layer", "sequence", "position")
+
+VARIABLES = (
+    Variable("layer", ("layer",), ("int16", "int32", "int64"), True, "the model's layer number"),
+    Variable(
+        "expert_index",
+        (*_TOKEN_DIMS, "rank"),
+        ("int16",),
+        True,
+        "experts the token was routed to; -1 past the end and where none was recorded",
+    ),
+    Variable("length", ("sequence",), ("int32",), True, "tokens in the sequence", "token"),
+    Variable(
+        "gate_weight",
+        (*_TOKEN_DIMS, "rank"),
+        ("float32",),
+        False,
+        "weight given to the expert by the router",
+    ),
+    Variable(
+        "router_logit",
+        (*_TOKEN_DIMS, "expert"),
+        ("float16", "float32"),
+        False,
+        "router logit of every expert",
+    ),
+    Variable("token_id", ("sequence", "position"), ("int32",), False, "token id; -1 past the end"),
+    Variable(
+        "start_position",
+        ("sequence",),
+        ("int32",),
+        False,
+        "absolute position of the first recorded token; 0 if absent",
+        "token",
+    ),
+)
+
+ATTRIBUTES = (
+    Attribute("conventions", str, True, f"'{CONVENTIONS}'"),
+    Attribute("model", str, True, "name of the model"),
+    Attribute("num_experts", int, True, "number of routed experts, E"),
+    Attribute("top_k", int, True, "experts per token, k"),
+    Attribute("ranked", int, True, "1: rank 0 has the largest weight; 0: the order means nothing"),
+    Attribute("router", str, False, "the selection rule"),
+    Attribute("text", str, False, "what the model read or wrote"),
+    Attribute("source", str, False, "where the trace comes from"),
+    Attribute("licence", str, False, "of the trace and its text"),
+    Attribute("provenance", str, False, "what made the file, as JSON"),
+)
+
+
+def validate(traces: xr.Dataset, where: str | None = None) -> xr.Dataset:
+    """Check that a Dataset is a trace.
+
+    Parameters
+    ----------
+    traces : Dataset
+    where : str, optional
+        What to call it in the error; the file it came from by default.
+
+    Returns
+    -------
+    Dataset
+        The same Dataset.
+
+    Raises
+    ------
+    TraceSchemaError
+        With every fault found: the variable, the dims or dtype expected and got, and the
+        first offending index.
+    """
+    validate_structure(traces, where)
+    # The values can be read only where the shapes are right.
+    faults = list(_value_faults(traces))
+    if faults:
+        raise TraceSchemaError(where or trace_name(traces), faults)
+    return traces
+
+
+def validate_structure(traces: xr.Dataset, where: str | None = None) -> None:
+    """Check the attributes, dims and dtypes of a trace, but not its values.
+
+    Raises
+    ------
+    TraceSchemaError
+        With every fault found.
+    """
+    faults = [*_attribute_faults(traces), *_variable_faults(traces)]
+    if faults:
+        raise TraceSchemaError(where or trace_name(traces), faults)
+
+
+def trace_name(traces: xr.Dataset) -> str:
+    """The file that traces came from, to name it in a message."""
+    return str(traces.encoding.get("source", "traces"))
+
+
+def _attribute_faults(traces: xr.Dataset) -> Iterator[str]:
+    for attribute in ATTRIBUTES:
+        if attribute.name not in traces.attrs:
+            if attribute.required:
+                yield f"attribute {attribute.name}: missing; expected {attribute.meaning}"
+            continue
+        value = traces.attrs[attribute.name]
+        kinds = (int, np.integer) if attribute.kind is int else (str,)
+        if not isinstance(value, kinds) or isinstance(value, bool | np.bool_):
+            yield (
+                f"attribute {attribute.name}: expected {attribute.kind.__name__}, "
+                f"got {type(value).__name__}"
+            )
+        elif attribute.name == "conventions" and value != CONVENTIONS:
+            yield f"attribute conventions: expected {CONVENTIONS!r}, got {str(value)[:60]!r}"
+        elif attribute.name == "ranked" and value not in (0, 1):
+            yield f"attribute ranked: expected 0 or 1, got {value}"
+        elif attribute.name in ("num_experts", "top_k") and int(value) < 1:
+            yield f"attribute {attribute.name}: expected at least 1, got {value}"
+
+
+def _variable_faults(traces: xr.Dataset) -> Iterator[str]:
+    for variable in VARIABLES:
+        if variable.name not in traces.variables:
+            if variable.required:
+                yield f"{variable.name}: missing; expected dims {_listed(variable.dims)}"
+            continue
+        found = traces[variable.name]
+        if found.dims != variable.dims:
+            yield (
+                f"{variable.name}: expected dims {_listed(variable.dims)}, "
+                f"got {_listed(found.dims)}; transpose or rename them"
+            )
+        if found.dtype.name not in variable.dtypes:
+            yield (
+                f"{variable.name}: expected dtype {' or '.join(variable.dtypes)}, "
+                f"got {found.dtype.name}; convert it with astype"
+            )
+    for dim in ("layer", "sequence", "position", "rank"):
+        if traces.sizes.get(dim) == 0:
+            yield f"dimension {dim}: expected at least 1, got 0; the trace is empty"
+    ranks, top_k = traces.sizes.get("rank"), traces.attrs.get("top_k")
+    if ranks is not None and isinstance(top_k, int | np.integer) and ranks != top_k:
+        yield (
+            f"attribute top_k: expected {ranks}, the size of dimension rank of expert_index, "
+            f"got {top_k}"
+        )
+    experts, num_experts = traces.sizes.get("expert"), traces.attrs.get("num_experts")
+    if experts is not None and "router_logit" in traces and experts != num_experts:
+        yield f"router_logit: expected {num_experts} experts, got {experts}"
+
+
+def _value_faults(traces: xr.Dataset) -> Iterator[str]:
+    length = traces["length"].values
+    n_positions = traces.sizes["position"]
+    bad = np.flatnonzero((length < 0) | (length > n_positions))
+    if bad.size:
+        yield (
+            f"length: expected 0 to {n_positions}, the size of dimension position, "
+            f"got {length[bad[0]]} at sequence {bad[0]}"
+        )
+        return
+    layers = traces["layer"].values
+    if len(np.unique(layers)) < len(layers):
+        yield f"layer: expected different numbers, got {layers.tolist()}"
+    yield from _id_faults(traces, length)
+    if "gate_weight" in traces:
+        yield from _weight_faults(traces)
+
+
+def _id_faults(traces: xr.Dataset, length: np.ndarray) -> Iterator[str]:
+    num_experts = int(traces.attrs["num_experts"])
+    index, dims = traces["expert_index"].values, traces["expert_index"].dims
+    explained = {
+        checking.OUT_OF_RANGE: f"expected ids below num_experts = {num_experts}, got {{id}}",
+        checking.BELOW_MINUS_ONE: "expected ids from 0 up, or -1 for none, got {id}",
+        checking.PAST_THE_END: "expected -1 past the sequence's length, got {id}",
+        checking.DUPLICATE: "expected different experts for one token, got {id} twice",
+    }
+    for fault, place in enumerate(checking.find_id_faults(index, length, num_experts)):
+        if place[0] >= 0:
+            text = explained[fault].format(id=index[tuple(place)])
+            yield f"expert_index: {text}, first at index {_listed_index(dims, place)}"
+
+
+def _weight_faults(traces: xr.Dataset) -> Iterator[str]:
+    weight = traces["gate_weight"].values
+    used = traces["expert_index"].values >= 0
+    bad = used & ~np.isfinite(weight)
+    dims = traces["gate_weight"].dims
+    if bad.any():
+        first = np.unravel_index(int(bad.argmax()), bad.shape)
+        yield (
+            f"gate_weight: expected finite weights, got {weight[first]} in {int(bad.sum())} "
+            f"places, first at index {_listed_index(dims, first)}; drop the variable, or capture "
+            "again"
+        )
+    elif traces.attrs["ranked"]:
+        rising = (weight[..., 1:] > weight[..., :-1]) & used[..., 1:] & used[..., :-1]
+        if rising.any():
+            first = np.unravel_index(int(rising.argmax()), rising.shape)
+            yield (
+                "gate_weight: expected falling weights along rank where ranked = 1, got a rise "
+                f"after index {_listed_index(dims, first)}; set ranked to 0 or sort the ranks"
+            )
+
+
+def _listed(dims: tuple[object, ...]) -> str:
+    return f"({', '.join(map(str, dims))})"
+
+
+def _listed_index(dims: Iterable[object], place: Iterable[object]) -> str:
+    return ", ".join(f"{dim} {i}" for dim, i in zip(dims, place, strict=True))

@@ -1,0 +1,182 @@
+"""Datasets in and out of files: clear errors on the way in, whole files on the way out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import xarray as xr
+
+from isingmoe._provenance import fingerprint
+
+__all__ = ["check_output", "read_dataset", "replace_whole", "write_dataset"]
+
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_NETCDF3_SIGNATURE = b"CDF"
+
+
+def read_dataset(path: str | os.PathLike[str], drop: tuple[str, ...] = ()) -> xr.Dataset:
+    """Load a NetCDF-4 file or a Zarr store into memory.
+
+    Parameters
+    ----------
+    path : path
+        A file, or a folder whose name ends in `.zarr`.
+    drop : tuple of str
+        Variables to leave behind.
+
+    Returns
+    -------
+    Dataset
+        Integers as they are stored, not decoded to floats. `encoding` holds the file's
+        name (`source`) and `sha256`.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError
+        If there is no such file.
+    ValueError
+        If the file is empty, truncated or of another kind.
+    ImportError
+        If a Zarr store is given and zarr is not installed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; check the name")
+    dataset = _read_zarr(path, drop) if path.is_dir() else _read_netcdf(path, drop)
+    dataset.encoding.update(source=str(path), sha256=fingerprint(path))
+    return dataset
+
+
+def _read_netcdf(path: Path, drop: tuple[str, ...]) -> xr.Dataset:
+    with path.open("rb") as stream:
+        start = stream.read(len(_HDF5_SIGNATURE))
+    if not start:
+        raise ValueError(f"{path}: empty file; expected NetCDF-4, write it again")
+    if start.startswith(_NETCDF3_SIGNATURE):
+        raise ValueError(
+            f"{path}: expected NetCDF-4, got NetCDF-3; convert it with `nccopy -k nc4`"
+        )
+    if start != _HDF5_SIGNATURE:
+        raise ValueError(f"{path}: expected NetCDF-4, got another kind of file")
+    try:
+        with xr.open_dataset(
+            path, engine="h5netcdf", mask_and_scale=False, drop_variables=drop
+        ) as dataset:
+            return dataset.load()
+    except (OSError, KeyError, RuntimeError) as error:
+        detail = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path}: cannot be read, probably truncated ({detail}); copy or write it again"
+        ) from error
+
+
+def _read_zarr(path: Path, drop: tuple[str, ...]) -> xr.Dataset:
+    if path.suffix != ".zarr":
+        raise IsADirectoryError(
+            f"{path}: expected a NetCDF file or a .zarr store, got a directory; name a file in it"
+        )
+    try:
+        import zarr  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            f"{path}: Zarr stores need zarr; install it with `pip install 'isingmoe[scale]'`"
+        ) from None
+    try:
+        with xr.open_zarr(
+            path, chunks=None, mask_and_scale=False, drop_variables=drop, consolidated=False
+        ) as dataset:
+            return dataset.load()
+    except (OSError, KeyError, ValueError) as error:
+        detail = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path}: cannot be read as a Zarr store ({detail}); copy or write it again"
+        ) from error
+
+
+def check_output(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """A path that can be written to.
+
+    Raises
+    ------
+    FileExistsError
+        If it exists and `overwrite` is false.
+    OSError
+        If its folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path}: exists and is kept; say --overwrite, or another name")
+    folder = path.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{path}: no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{path}: folder {folder} cannot be written to; name another")
+    return path
+
+
+def write_dataset(
+    dataset: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False
+) -> Path:
+    """Write a Dataset as compressed NetCDF-4, or as Zarr where the name ends in `.zarr`.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    path : path
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Returns
+    -------
+    Path
+        Where it is.
+
+    Raises
+    ------
+    OSError
+        As `check_output` does.
+
+    Notes
+    -----
+    The file appears under its name only when it is whole.
+    """
+    path = check_output(path, overwrite)
+    if path.suffix == ".zarr":
+        return replace_whole(path, lambda part: dataset.to_zarr(part, mode="w", consolidated=False))
+    encoding = {
+        name: {
+            "zlib": True,
+            "complevel": 6,
+            "shuffle": True,
+            "_FillValue": None,
+            "chunksizes": _chunks(variable),
+        }
+        for name, variable in dataset.variables.items()
+        if variable.ndim and variable.dtype.kind in "iuf"
+    }
+    return replace_whole(
+        path, lambda part: dataset.to_netcdf(part, engine="h5netcdf", encoding=encoding)
+    )
+
+
+def _chunks(variable: xr.Variable) -> tuple[int, ...]:
+    """One layer to a chunk, which is how traces are read."""
+    return tuple(1 if dim == "layer" else max(size, 1) for dim, size in variable.sizes.items())
+
+
+def replace_whole(path: Path, write: Callable[[Path], object]) -> Path:
+    """Write under a temporary name beside the target, then move it into place."""
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        part = folder / path.name
+        write(part)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        part.replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return path

@@ -1,0 +1,83 @@
+"""Text for people: tables, numbers and names that come out of files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+__all__ = ["about", "interval", "number", "plain", "render", "report", "track", "with_error"]
+
+_WIDTH = 150
+
+
+def plain(text: object, limit: int = 100) -> str:
+    """A text from a file, on one line, without control characters, cut to a length."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number to so many decimals; infinity as a sign."""
+    if np.isposinf(value):
+        return "∞"
+    return f"{value:.{digits}f}"
+
+
+def with_error(value: float, error: float, digits: int = 3) -> str:
+    """A value and its standard error."""
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def about(long_name: str, units: str = "1") -> dict[str, str]:
+    """Attributes of a variable: what it is, and its units."""
+    return {"long_name": long_name, "units": units}
+
+
+def interval(value: float, low: float, high: float, digits: int = 1) -> str:
+    """A value and its 95 % interval."""
+    ends = f"{number(low, digits)}..{number(high, digits)}"
+    return f"{number(value, digits)} [{ends}]"
+
+
+def report(
+    title: str, columns: Mapping[str, Sequence[Any]], notes: Sequence[str]
+) -> tuple[RenderableType, ...]:
+    """A title, a table with a column for each entry, and the notes below it."""
+    body = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        body.add_column(name, justify="right", no_wrap=True)
+    for row in zip(*columns.values(), strict=True):
+        body.add_row(*map(str, row))
+    return title, body, *notes
+
+
+def render(*parts: RenderableType) -> str:
+    """What a terminal would show, without colours."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=_WIDTH, color_system=None, highlight=False, markup=False)
+    for part in parts:
+        console.print(part)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).strip("\n")
+
+
+def track(items: Iterable[Any], description: str, *, enabled: bool = True) -> Iterator[Any]:
+    """Iterate with a progress bar on stderr, where that is a terminal."""
+    items = list(items)
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (enabled and console.is_terminal),
+    ) as progress:
+        yield from progress.track(items, description=description)

@@ -1,0 +1,84 @@
+"""The application: commands, errors in one line, warnings in one line."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from isingmoe.cli import compare, example, fit, info, plot, solve
+from isingmoe.errors import ConvergenceError
+
+__all__ = ["app", "main"]
+
+_EXPECTED = (ValueError, TypeError, OSError, ImportError, ConvergenceError)
+
+
+class _Commands(TyperGroup):
+    """Runs a command; what a user can mend is said in one line, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except _EXPECTED as error:
+            message = " ".join(str(error).split())
+        except KeyboardInterrupt:
+            message = "interrupted; no file was left half-written"
+        typer.echo(f"isingmoe: error: {message}", err=True)
+        raise typer.Exit(1)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(info.info)
+app.command()(fit.fit)
+app.command()(compare.compare)
+app.command()(solve.solve)
+app.command()(plot.plot)
+app.command()(example.example)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import isingmoe
+
+        typer.echo(f"isingmoe {isingmoe.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Statistical physics of expert routing in Mixture-of-Experts models.
+
+    Start with [bold]isingmoe fit traces.nc[/bold]; without a trace of your own,
+    [bold]isingmoe example -o traces.nc[/bold] gives you one.
+    """
+
+
+def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    typer.echo(f"isingmoe: warning: {' '.join(str(message).split())}", err=True)
+
+
+def main() -> None:
+    """Entry point of the command `isingmoe`."""
+    warnings.showwarning = _say_warning
+    # A table is UTF-8 whatever the locale of the terminal says.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
+    app()

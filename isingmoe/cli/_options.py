@@ -1,0 +1,81 @@
+"""What the commands share: options, names of output files, JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "Folds",
+    "Json",
+    "Layers",
+    "MaxDistance",
+    "Output",
+    "Overwrite",
+    "Resamples",
+    "Seed",
+    "TraceFile",
+    "beside",
+    "emit_json",
+    "emit_text",
+]
+
+TraceFile = Annotated[Path, typer.Argument(metavar="TRACES", help="traces.nc or traces.zarr")]
+Layers = Annotated[
+    list[int] | None,
+    typer.Option("--layer", help="A layer by the model's own number; may be repeated.  [all]"),
+]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+MaxDistance = Annotated[int, typer.Option(min=1, help="Largest distance of C(d), in tokens.")]
+Resamples = Annotated[int, typer.Option(min=2, help="Bootstrap resamples of the sequences.")]
+Folds = Annotated[int, typer.Option(min=0, help="Folds of the held-out score; 0 for none.")]
+Seed = Annotated[int, typer.Option(help="Seed of bootstrap, shuffles and folds.")]
+
+
+def beside(traces: Path, kind: str) -> Path:
+    """Default output: `fit.nc` for `traces.nc`, `NAME.fit.nc` for `NAME.nc`.
+
+    In the trace's folder, or in the current one where that cannot be written to.
+    """
+    name = f"{kind}.nc" if traces.stem == "traces" else f"{traces.stem}.{kind}.nc"
+    folder = traces.parent if os.access(traces.parent, os.W_OK) else Path()
+    return folder / name
+
+
+def emit_text(text: object) -> None:
+    """Print a report."""
+    typer.echo(str(text))
+
+
+def emit_json(dataset: xr.Dataset, dims: tuple[str, ...], **more: Any) -> None:
+    """Print the variables over the given dims, and the attributes, as one JSON object."""
+    small = [
+        name for name, variable in dataset.variables.items() if set(variable.dims) <= set(dims)
+    ]
+    content = {
+        "attributes": {k: v for k, v in dataset.attrs.items() if k != "provenance"},
+        "dims": {name: list(dataset[name].dims) for name in small if dataset[name].dims},
+        "data": {name: dataset[name].values.tolist() for name in small},
+        **more,
+    }
+    typer.echo(json.dumps(_finite(content), default=lambda value: value.item()))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: null stands for it."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+        return None
+    return value

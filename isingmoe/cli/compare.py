@@ -1,0 +1,67 @@
+"""`isingmoe compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import isingmoe as im
+from isingmoe.cli._options import (
+    Folds,
+    Json,
+    MaxDistance,
+    Output,
+    Overwrite,
+    Resamples,
+    Seed,
+    TraceFile,
+    beside,
+    emit_json,
+    emit_text,
+)
+
+
+def compare(
+    fit: Annotated[Path, typer.Argument(metavar="FIT", help="fit.nc, from isingmoe fit")],
+    traces: TraceFile,
+    output: Output = None,
+    max_distance: MaxDistance = 64,
+    resamples: Resamples = 200,
+    shuffles: Annotated[
+        int, typer.Option(min=2, help="Random orders behind the shuffled overlaps.")
+    ] = 20,
+    folds: Folds = 5,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Compare a fit with traces: correlation decay, lengths, overlaps, load.
+
+    Writes comparison.nc beside traces.nc, NAME.comparison.nc beside NAME.nc.
+
+    Example: isingmoe compare fit.nc traces.nc --max-distance 128
+    """
+    from isingmoe._storage import check_output
+    from isingmoe._text import track
+
+    target = check_output(output or beside(traces, "comparison"), overwrite)
+    result = im.compare(
+        im.open_fit(fit),
+        im.open_traces(traces),
+        max_distance=max_distance,
+        n_resamples=resamples,
+        n_shuffles=shuffles,
+        n_folds=folds,
+        seed=seed,
+        track=track,
+    )
+    result.save(target, overwrite=overwrite)
+    if json:
+        emit_json(result.data, ("layer", "centre", "overlap_distance"), comparison=str(target))
+        return
+    emit_text(result)
+    first = int(result.data["layer"][0])
+    emit_text(f"\nWritten: {target}")
+    emit_text(f"Next: isingmoe plot {target} --layer {first} -o decay.png")

@@ -1,0 +1,106 @@
+"""`isingmoe fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import isingmoe as im
+from isingmoe.cli._options import (
+    Folds,
+    Json,
+    Layers,
+    MaxDistance,
+    Output,
+    Overwrite,
+    Resamples,
+    Seed,
+    TraceFile,
+    beside,
+    emit_json,
+    emit_text,
+)
+
+
+def fit(
+    traces: TraceFile,
+    output: Output = None,
+    chain: Annotated[
+        str | None,
+        typer.Option(help="potts (primary expert) or ising (each expert on or off).  [by trace]"),
+    ] = None,
+    coupling: Annotated[
+        str | None,
+        typer.Option(
+            help="none, uniform, diagonal, symmetric or full.  [full; diagonal for ising]"
+        ),
+    ] = None,
+    field: Annotated[str, typer.Option(help="none or expert.")] = "expert",
+    pseudocount: Annotated[
+        float, typer.Option(min=0, help="Added to the count of every pair of states.")
+    ] = 0.5,
+    layer: Layers = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Also draw the summary over layers (.png, .pdf, .svg).")
+    ] = None,
+    max_distance: MaxDistance = 64,
+    resamples: Resamples = 200,
+    folds: Folds = 5,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Fit a chain to every layer, and show what it predicts beside what is measured.
+
+    Writes fit.nc beside traces.nc, NAME.fit.nc beside NAME.nc.
+
+    Example: isingmoe fit traces.nc --coupling symmetric --figure layers.png
+    """
+    from isingmoe._storage import check_output
+    from isingmoe._text import track
+    from isingmoe.traces import select_layers
+
+    target = check_output(output or beside(traces, "fit"), overwrite)
+    if figure is not None:
+        check_output(figure, overwrite)
+    opened = select_layers(im.open_traces(traces), layer)
+    result = im.fit(
+        opened,
+        chain=chain,
+        coupling=coupling,
+        field=field,
+        estimator=im.MaximumLikelihood(pseudocount=pseudocount),
+        track=lambda layers: track(layers, "fit"),
+    )
+    comparison = im.compare(
+        result,
+        opened,
+        centres=("global", "sequence"),
+        max_distance=max_distance,
+        n_resamples=resamples,
+        n_shuffles=0,
+        n_folds=folds,
+        seed=seed,
+        track=track,
+    )
+    result.save(target, overwrite=overwrite)
+    if figure is not None:
+        _draw(comparison, figure, overwrite)
+    if json:
+        emit_json(comparison.data, ("layer", "centre"), fit=str(target))
+        return
+    emit_text(comparison)
+    shown = f" and {figure}" if figure is not None else ""
+    emit_text(f"\nWritten: {target}{shown}")
+    emit_text(f"Next: isingmoe compare {target} {traces} -o comparison.nc")
+
+
+def _draw(comparison: im.Comparison, path: Path, overwrite: bool) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from isingmoe.plotting import save_figure
+
+    save_figure(im.plot_layers(comparison), path, overwrite=overwrite)

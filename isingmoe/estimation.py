@@ -1,0 +1,387 @@
+"""Maximum likelihood of a nearest-neighbour chain from its pair counts.
+
+The log-likelihood of a stationary chain conditional on the first token of every sequence
+is sum_ab N[a, b] ln P[a, b]: the pair counts N are all it needs. docs/theory.md derives
+what is used here: the closed forms, the concave dual of the symmetric coupling, and the
+exact gradient and curvature of the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isingmoe import _newton
+from isingmoe.chains import zero_sum
+
+__all__ = [
+    "COUPLINGS",
+    "FIELDS",
+    "Estimate",
+    "estimate",
+    "estimate_ising",
+    "full",
+    "n_parameters",
+]
+
+Array = NDArray[np.floating]
+
+COUPLINGS = ("none", "uniform", "diagonal", "symmetric", "full")
+FIELDS = ("none", "expert")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Couplings and fields of one or more chains, in the zero-sum gauge at T = 1.
+
+    Attributes
+    ----------
+    J, J_error : ndarray (..., q, q)
+    h, h_error : ndarray (..., q)
+    self_coupling, self_coupling_error : ndarray (...)
+        Mean of the diagonal of J less the mean of the rest: the J of a uniform coupling.
+    transition : ndarray (..., q, q)
+    converged : bool
+        Whether the gradient of the log-likelihood vanished.
+    """
+
+    J: Array
+    J_error: Array
+    h: Array
+    h_error: Array
+    self_coupling: Array
+    self_coupling_error: Array
+    transition: Array
+    converged: bool = True
+
+
+def n_parameters(coupling: str, field: str, n_states: int) -> int:
+    """Number of free parameters of a chain of q states."""
+    q = n_states
+    if q == 2 and coupling in ("diagonal", "symmetric"):
+        # Two states have one coupling, whatever it is called.
+        coupling = "uniform"
+    free = {
+        "none": 0,
+        "uniform": 1,
+        "diagonal": q,
+        "symmetric": q * (q - 1) // 2,
+        "full": (q - 1) ** 2,
+    }[coupling]
+    return free + (q - 1 if field == "expert" else 0)
+
+
+def estimate(counts: Array, coupling: str, field: str, max_iterations: int) -> Estimate:
+    """Fit one chain to its pair counts.
+
+    Parameters
+    ----------
+    counts : float ndarray (q, q)
+        Number of pairs (a, b), positive everywhere (pseudocounts added), unless the
+        coupling is "none".
+    coupling : str
+        One of `COUPLINGS`.
+    field : str
+        One of `FIELDS`.
+    max_iterations : int
+        Limit of an iterative fit.
+
+    Returns
+    -------
+    Estimate
+        Standard errors from the observed information.
+    """
+    if coupling == "none":
+        return _independent(counts, field)
+    if field == "expert":
+        if coupling == "full" or counts.shape[-1] == 2:
+            return full(counts)
+        if coupling == "symmetric":
+            return _symmetric(counts, max_iterations)
+    return _iterative(counts, coupling, field, max_iterations)
+
+
+def _independent(counts: Array, field: str) -> Estimate:
+    q = counts.shape[-1]
+    load = counts.sum(-2) if field == "expert" else np.ones(q)
+    load = load / load.sum()
+    log_load = np.log(load)
+    if field == "expert":
+        inverse = 1 / counts.sum(-2)
+        variance = (1 - 2 / q) * inverse + inverse.sum() / q**2
+    else:
+        variance = np.zeros(q)
+    return Estimate(
+        J=np.zeros((q, q)),
+        J_error=np.zeros((q, q)),
+        h=log_load - log_load.mean(),
+        h_error=np.sqrt(variance),
+        self_coupling=np.zeros(()),
+        self_coupling_error=np.zeros(()),
+        transition=np.broadcast_to(load, (q, q)).copy(),
+    )
+
+
+def full(counts: Array) -> Estimate:
+    """Full coupling and field: the empirical transition matrix, in closed form.
+
+    Parameters
+    ----------
+    counts : float ndarray (..., q, q)
+        Positive; any number of chains at once.
+
+    Returns
+    -------
+    Estimate
+
+    Notes
+    -----
+    J is the transition matrix's logarithm, centred along rows and columns; the errors
+    follow from the rows being independent multinomials. T. W. Anderson and L. A. Goodman,
+    Ann. Math. Stat. 28, 89 (1957).
+    """
+    q = counts.shape[-1]
+    leaving = counts.sum(-1, keepdims=True)
+    transition = counts / leaving
+    J, h = zero_sum(np.log(transition))
+    # zero_sum moves row and column means of ln P into h: exactly the field of the chain.
+    inverse = 1 / counts
+    squares = (np.eye(q) - 1 / q) ** 2
+    row, column = inverse.sum(-1), inverse.sum(-2)
+    total = row.sum(-1, keepdims=True)
+    own = np.diagonal(inverse, axis1=-2, axis2=-1)
+    out = 1 / leaving[..., 0]
+    h_variance = (
+        (row + column + 2 * own) / q**2
+        - 4 * (row + column) / q**3
+        + 4 * total / q**4
+        - (1 - 2 / q) * out
+        - out.sum(-1, keepdims=True) / q**2
+    )
+    return Estimate(
+        J=J,
+        J_error=np.sqrt(squares @ inverse @ squares),
+        h=h,
+        h_error=np.sqrt(h_variance),
+        self_coupling=_trace(J) / (q - 1),
+        self_coupling_error=np.sqrt((squares * inverse).sum((-2, -1))) / (q - 1),
+        transition=transition,
+    )
+
+
+def _symmetric(counts: Array, max_iterations: int) -> Estimate:
+    """Symmetric coupling and field: the reversible chain of largest likelihood.
+
+    With S = N + N^T and the row sums R, the joint probabilities of pairs are
+    S[a, b] / (m[a] + m[b]), where u = ln m maximises the concave
+    sum_a R[a] u[a] - sum_ab S[a, b] ln(e^u[a] + e^u[b]) / 2,
+    the log-likelihood of the Bradley-Terry model in which a pair is a match. It has q
+    variables instead of q (q + 1) / 2.
+    """
+    n = counts.sum()
+    both = (counts + counts.T) / n
+    leaving, entering = counts.sum(1) / n, counts.sum(0) / n
+
+    def shares(u: Array) -> Array:
+        return both / (1 + np.exp(u - u[:, None]))
+
+    def objective(u: Array) -> tuple[float, Array]:
+        value = leaving @ u - (both * np.logaddexp(u[:, None], u)).sum() / 2
+        return -value, shares(u).sum(1) - leaving
+
+    def curvature(u: Array) -> Array:
+        share = shares(u)
+        cross = share * (1 - np.divide(share, both))
+        # A common factor of all m changes nothing: 1/q makes the matrix regular along it.
+        return np.diag(cross.sum(1)) - cross + 1 / len(u)
+
+    start = np.log(2 * leaving / (leaving + entering))
+    u, converged = _newton.minimise(objective, curvature, start, max_iterations)
+    m = np.exp(u)
+    joint = both / (m[:, None] + m)
+    stationary = joint.sum(1)
+    transition = joint / stationary[:, None]
+    J, h = zero_sum(np.log(transition))
+    J = (J + J.T) / 2
+    J_variance, h_variance, trace_variance = _symmetric_variance(n * both, n * leaving, transition)
+    q = len(u)
+    return Estimate(
+        J=J,
+        J_error=np.sqrt(J_variance),
+        h=h,
+        h_error=np.sqrt(h_variance),
+        self_coupling=_trace(J) / (q - 1),
+        self_coupling_error=np.sqrt(trace_variance) / (q - 1),
+        transition=transition,
+        converged=converged,
+    )
+
+
+def _symmetric_variance(
+    both: Array, leaving: Array, transition: Array
+) -> tuple[Array, Array, Array]:
+    """Variances of J, h and the trace of J from the observed information.
+
+    In the logarithms z of the joint probabilities of unordered pairs the information is
+    D - sum_a R[a] p_a p_a^T, with D the pair counts, R their row sums and p_a the
+    transition probabilities out of a: a diagonal matrix and one of rank q, inverted by
+    Woodbury's identity. Its null vector, a common factor of all joint probabilities,
+    changes nothing reported.
+    """
+    q = len(leaving)
+    pairs = both - np.diag(np.diag(both)) / 2
+    weight = 1 / pairs
+    spread = transition * weight
+    between = spread * transition.T
+    np.fill_diagonal(between, 0)
+    inner = np.diag(1 / leaving - (transition * spread).sum(1)) - between
+    # The row sums are its null vector, and nothing reported lies along them.
+    null = leaving / np.linalg.norm(leaving)
+    inverse = np.linalg.inv(inner + np.diag(inner).max() * np.outer(null, null))
+
+    centring = np.eye(q) - 1 / q
+    a, b = np.triu_indices(q)
+    vertex = centring[a] * centring[b]
+    # The unordered pair (c, d) carries A_ac A_bd + A_ad A_bc, but (c, c) only A_ac A_bc.
+    off = weight - np.diag(np.diag(weight))
+    direct = (centring**2 @ weight @ centring**2)[a, b] + ((vertex @ off) * vertex).sum(1)
+    smeared = centring @ spread.T
+    response = centring[a] * smeared[b] + centring[b] * smeared[a] - np.diag(spread) * vertex
+    J_variance = np.empty((q, q))
+    J_variance[a, b] = J_variance[b, a] = direct + ((response @ inverse) * response).sum(1)
+
+    def variance(functional: Array) -> Array:
+        """Of linear functionals of z, given as symmetric matrices (k, q, q)."""
+        folded = 2 * functional
+        folded[:, np.arange(q), np.arange(q)] /= 2
+        upper = np.triu(np.ones((q, q)))
+        along = (folded * spread).sum(2)
+        return (folded**2 * weight * upper).sum((1, 2)) + ((along @ inverse) * along).sum(1)
+
+    # h = 2 (row mean of z) - ln(stationary), centred.
+    state = np.arange(q)
+    rows = np.zeros((q, q, q))
+    rows[state, state, :] += 1 / q
+    rows[state, :, state] += 1 / q
+    rows[state, state, :] -= transition / 2
+    rows[state, :, state] -= transition / 2
+    rows -= rows.mean(0)
+    trace = variance(centring[None].copy())[0]
+    return J_variance, variance(rows), trace
+
+
+def _iterative(counts: Array, coupling: str, field: str, max_iterations: int) -> Estimate:
+    """Any coupling and field by Newton steps on the exact gradient and curvature."""
+    q = counts.shape[-1]
+    family = _newton.Family(coupling, field, q)
+    parameters, converged = family.maximise(counts, max_iterations)
+    log_weight = family.log_weight(parameters)
+    J, h = zero_sum(log_weight)
+    covariance = np.linalg.inv(family.information(parameters, counts))
+    J_basis, h_basis = zero_sum(family.basis())
+    trace = np.trace(J_basis, axis1=1, axis2=2)
+    return Estimate(
+        J=J,
+        J_error=np.sqrt(_quadratic(J_basis, covariance)),
+        h=h,
+        h_error=np.sqrt(_quadratic(h_basis, covariance)),
+        self_coupling=_trace(J) / (q - 1),
+        self_coupling_error=np.sqrt(trace @ covariance @ trace) / (q - 1),
+        transition=family.transition(parameters),
+        converged=converged,
+    )
+
+
+def estimate_ising(counts: Array, coupling: str, field: str, max_iterations: int) -> Estimate:
+    """Fit one Ising chain for each expert, on or off.
+
+    Parameters
+    ----------
+    counts : float ndarray (expert, 2, 2)
+        Pairs of neighbouring tokens with the expert off or on; positive everywhere.
+    coupling : {"none", "uniform", "diagonal"}
+        Uniform: the same J for all experts.
+    field : str
+        One of `FIELDS`.
+    max_iterations : int
+        Limit of an iterative fit.
+
+    Returns
+    -------
+    Estimate
+        J and h are (expert,), of spins -1 and +1.
+
+    Notes
+    -----
+    The chains of the experts of one layer are fitted as if independent: a token has
+    exactly k experts, which these chains do not know.
+    """
+    n = len(counts)
+    if coupling == "none":
+        J, J_error = np.zeros(n), np.zeros(n)
+        load = counts.sum(1) if field == "expert" else np.ones((n, 2))
+        h = np.log(load[:, 1] / load[:, 0]) / 2
+        h_error = np.sqrt((1 / load).sum(1)) / 2 if field == "expert" else np.zeros(n)
+        share = load / load.sum(1, keepdims=True)
+        transition = np.repeat(share[:, None, :], 2, axis=1)
+        return _per_expert(J, J_error, h, h_error, transition)
+    if field == "none":
+        same = counts[:, 0, 0] + counts[:, 1, 1]
+        other = counts[:, 0, 1] + counts[:, 1, 0]
+        if coupling == "uniform":
+            same, other = (np.full(n, x.sum()) for x in (same, other))
+        stay = same / (same + other)
+        transition = np.stack([np.stack([stay, 1 - stay], 1), np.stack([1 - stay, stay], 1)], 1)
+        J, J_error = np.log(same / other) / 2, np.sqrt(1 / same + 1 / other) / 2
+        shared = coupling == "uniform"
+        return _per_expert(J, J_error, np.zeros(n), np.zeros(n), transition, shared=shared)
+    if coupling == "diagonal":
+        pair = full(counts)
+        return _per_expert(
+            pair.J[:, 1, 1],
+            pair.J_error[:, 1, 1],
+            pair.h[:, 1],
+            pair.h_error[:, 1],
+            pair.transition,
+        )
+    family = _newton.Family("uniform", "expert", 2)
+    parameters, covariance, converged = family.maximise_shared(counts, max_iterations)
+    # The Potts coupling of two states is twice the Ising one.
+    sign = family.basis()[1, 0, 1]
+    error = np.sqrt(np.diag(covariance))
+    return _per_expert(
+        parameters[:, 0] / 2,
+        np.full(n, error[0] / 2),
+        parameters[:, 1] * sign,
+        error[1:] * abs(sign),
+        family.transition(parameters),
+        shared=True,
+        converged=converged,
+    )
+
+
+def _per_expert(
+    J: Array,
+    J_error: Array,
+    h: Array,
+    h_error: Array,
+    transition: Array,
+    *,
+    shared: bool = False,
+    converged: bool = True,
+) -> Estimate:
+    error = J_error[0] if shared else np.sqrt((J_error**2).sum()) / len(J)
+    return Estimate(J, J_error, h, h_error, J.mean(), error, transition, converged)
+
+
+def _quadratic(basis: Array, covariance: Array) -> Array:
+    """Diagonal of B^T C B for a basis with the parameters in front."""
+    flat = basis.reshape(len(covariance), -1)
+    variance = ((covariance @ flat) * flat).sum(0).reshape(basis.shape[1:])
+    return np.maximum(variance, 0)
+
+
+def _trace(matrix: Array) -> Array:
+    return np.trace(matrix, axis1=-2, axis2=-1)

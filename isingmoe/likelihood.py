@@ -1,0 +1,237 @@
+"""One layer of a trace: its pair counts, and the chain of largest likelihood for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.special import xlogy
+
+from isingmoe._kernels import counting, overlaps
+from isingmoe._schema import validate_structure
+from isingmoe.estimation import (
+    COUPLINGS,
+    FIELDS,
+    Estimate,
+    estimate,
+    estimate_ising,
+    n_parameters,
+)
+from isingmoe.traces import pack_layer, primary_expert, trace_name
+
+__all__ = ["CHAINS", "Family", "MaximumLikelihood", "family_of", "pair_counts"]
+
+CHAINS = ("ising", "potts")
+
+# Beyond this many parameters the information matrix of an iterative fit is too large.
+_MAX_ITERATED = 4096
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaximumLikelihood:
+    """Exact maximum likelihood of the stationary chain, conditional on the first token.
+
+    Parameters
+    ----------
+    pseudocount : float
+        Added to the count of every pair of states. One half, the default, keeps the
+        coupling of a pair that never occurs finite and takes the first-order bias off the
+        logarithms of small counts (Haldane 1956, Anscombe 1956). Zero is the bare maximum
+        likelihood.
+    max_iterations : int
+        Limit of the fits without a closed form.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+    """
+
+    pseudocount: float = 0.5
+    max_iterations: int = 200
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.pseudocount) and self.pseudocount >= 0):
+            raise ValueError(f"pseudocount: expected a number from 0 up, got {self.pseudocount!r}")
+        if self.max_iterations < 1:
+            raise ValueError(f"max_iterations: expected at least 1, got {self.max_iterations}")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of chain with its estimator.
+
+    Attributes
+    ----------
+    chain : {"potts", "ising"}
+    coupling, field : str
+        See `fit`.
+    estimator : MaximumLikelihood
+    n_experts : int
+    """
+
+    chain: str
+    coupling: str
+    field: str
+    estimator: MaximumLikelihood
+    n_experts: int
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters of a layer."""
+        if self.chain == "potts":
+            return n_parameters(self.coupling, self.field, self.n_experts)
+        shared = 1 if self.coupling == "uniform" else 0
+        own = n_parameters(self.coupling, self.field, 2) - shared
+        return shared + self.n_experts * own
+
+    def estimate(self, counts: Counts) -> Estimate:
+        """The chain of largest likelihood for pair counts.
+
+        Raises
+        ------
+        ValueError
+            If a pair that must occur does not, and there is no pseudocount.
+        """
+        padded = counts + self.estimator.pseudocount
+        needed = padded.sum(-2) if self.coupling == "none" else padded
+        if (needed <= 0).any():
+            raise ValueError(
+                "pseudocount: expected a positive number where a pair of states never occurs, "
+                f"got {self.estimator.pseudocount} with {int((padded <= 0).sum())} such pairs"
+            )
+        solve = estimate if self.chain == "potts" else estimate_ising
+        return solve(padded, self.coupling, self.field, self.estimator.max_iterations)
+
+    def load_only(self) -> Family:
+        """Independent tokens with the observed load."""
+        return Family(self.chain, "none", "expert", self.estimator, self.n_experts)
+
+    def n_pairs(self, counts: Counts) -> int:
+        """Pairs of tokens; every Ising chain of a layer counts the same ones."""
+        return int(counts.sum() if self.chain == "potts" else counts[0].sum())
+
+
+def log_likelihood(counts: Counts, known: Estimate) -> float:
+    """Log-likelihood of pair counts given an estimate, in nats."""
+    return float(xlogy(counts, known.transition).sum())
+
+
+def family_of(
+    traces: xr.Dataset,
+    chain: str | None,
+    coupling: str | None,
+    field: str,
+    estimator: MaximumLikelihood | None,
+) -> Family:
+    """Fill in the defaults of a fit and check them against the trace.
+
+    Raises
+    ------
+    TraceSchemaError
+        If the Dataset is not a trace.
+    ValueError
+        If a name is unknown or does not go with the others.
+    """
+    validate_structure(traces)
+    chain = chain or ("potts" if traces.attrs["ranked"] else "ising")
+    if chain not in CHAINS:
+        raise ValueError(f"chain: expected one of {', '.join(CHAINS)}, got {chain!r}")
+    coupling = coupling or ("full" if chain == "potts" else "diagonal")
+    if coupling not in COUPLINGS:
+        raise ValueError(f"coupling: expected one of {', '.join(COUPLINGS)}, got {coupling!r}")
+    if field not in FIELDS:
+        raise ValueError(f"field: expected one of {', '.join(FIELDS)}, got {field!r}")
+    if chain == "ising" and coupling in ("symmetric", "full"):
+        raise ValueError(
+            "coupling: the Ising chain of an expert is coupled to itself alone; expected none, "
+            f"uniform or diagonal, got {coupling!r}"
+        )
+    n_experts = int(traces.attrs["num_experts"])
+    if n_experts < 2:
+        raise ValueError(f"{trace_name(traces)}: num_experts: expected at least 2, got {n_experts}")
+    family = Family(chain, coupling, field, estimator or MaximumLikelihood(), n_experts)
+    iterated = field == "none" and coupling in ("symmetric", "full")
+    if iterated and family.n_parameters > _MAX_ITERATED:
+        raise ValueError(
+            f"field: 'none' with {coupling} coupling of {n_experts} experts has "
+            f"{family.n_parameters} parameters and no closed form (at most {_MAX_ITERATED}); "
+            "use field='expert'"
+        )
+    return family
+
+
+def pair_counts(
+    traces: xr.Dataset, place: int, chain: str, sequences: NDArray[np.int64] | None = None
+) -> Counts:
+    """Pairs of neighbouring states of a layer by its place.
+
+    Parameters
+    ----------
+    traces : Dataset
+    place : int
+    chain : {"potts", "ising"}
+    sequences : int array, optional
+        Those to count; all of them by default.
+
+    Returns
+    -------
+    int64 ndarray (q, q) or (expert, 2, 2)
+        For Ising, state 1 is an expert that is on.
+
+    Raises
+    ------
+    ValueError
+        If an id is out of range or there is no primary expert.
+    """
+    chosen = slice(None) if sequences is None else sequences
+    n_experts = int(traces.attrs["num_experts"])
+    if chain == "potts":
+        # A view where top_k is 1; one memory layout means one compiled kernel.
+        states = np.ascontiguousarray(primary_expert(traces).values[place, chosen])
+        counts = counting.pair_histogram(states, n_experts, 4 * numba.get_num_threads())
+        if counts[-1].any() or counts[:, -1].any():
+            raise ValueError(
+                f"{trace_name(traces)}: expert_index: expected ids of -1 to {n_experts - 1}, got "
+                f"others in layer {layer_number(traces, place)}; isingmoe.validate names the first"
+            )
+        return counts[1:-1, 1:-1]
+    sets = pack_layer(traces, place, primary=False)[chosen]
+    n_pairs, both, left, right = (
+        array[0] for array in overlaps.expert_pairs(sets, np.array([1]), n_experts)
+    )
+    off = np.stack([n_pairs - left - right + both, right - both], 1)
+    on = np.stack([left - both, both], 1)
+    return np.stack([off, on], 1)
+
+
+def check_counts(traces: xr.Dataset, place: int, counts: Counts, chain: str) -> None:
+    """Raise a ValueError where a layer has no pairs or never changes its state."""
+    layer = layer_number(traces, place)
+    if not counts.any():
+        raise ValueError(
+            f"{trace_name(traces)}: expert_index: expected two neighbouring tokens in some "
+            f"sequence of layer {layer}, got none; a chain needs longer sequences"
+        )
+    if chain == "potts":
+        used = np.flatnonzero(counts.sum(0) + counts.sum(1))
+        if len(used) == 1:
+            raise ValueError(
+                f"{trace_name(traces)}: expert_index: expected at least two experts in layer "
+                f"{layer}, got every token in expert {used[0]}; leave the layer out"
+            )
+    elif not (counts[:, 0, 1].any() or counts[:, 1, 0].any()):
+        raise ValueError(
+            f"{trace_name(traces)}: expert_index: expected sets of experts that differ in layer "
+            f"{layer}, got the same for every token; leave the layer out"
+        )
+
+
+def layer_number(traces: xr.Dataset, place: int) -> int:
+    """The model's own number of a layer."""
+    return int(traces["layer"].values[place])

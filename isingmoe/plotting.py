@@ -1,0 +1,201 @@
+"""Figures; the only module that imports matplotlib."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from isingmoe._storage import check_output, replace_whole
+from isingmoe._text import plain
+
+if TYPE_CHECKING:
+    from isingmoe.comparison import Comparison
+
+__all__ = ["plot_decay", "plot_layers", "save_figure"]
+
+# Okabe and Ito's colours, told apart with any colour vision.
+_BLACK, _BLUE, _ORANGE, _GREEN, _GREY = "#000000", "#0072B2", "#D55E00", "#009E73", "#888888"
+_CENTRES = {
+    "global": (_BLUE, "o", "measured, about the global mean"),
+    "position": (_GREEN, "s", "measured, about the mean at each position"),
+    "sequence": (_ORANGE, "^", "measured, within texts"),
+}
+
+
+def plot_decay(comparison: Comparison, layer: int, *, ax: Axes | None = None) -> Axes:
+    """Correlation of one layer against distance: predicted, measured and shuffled.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    layer : int
+        The model's own number.
+    ax : Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer.
+    """
+    known = comparison.data["layer"].values.tolist()
+    if layer not in known:
+        raise ValueError(f"layer: expected one of {known}, got {layer}")
+    if ax is None:
+        ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")[1]
+    data = comparison.data.sel(layer=layer)
+    distance = data["distance"].values[1:]
+    for centre in data["centre"].values:
+        row = data.sel(centre=centre)
+        scale = float(row["measured"][0])
+        if scale <= 0:
+            continue
+        value = row["measured"].values[1:] / scale
+        error = row["measured_error"].values[1:] / scale
+        colour, marker, label = _CENTRES[str(centre)]
+        shown = value > error
+        # A lower end at zero would leave the logarithmic axis.
+        lower = np.minimum(error, 0.95 * value)
+        ax.errorbar(
+            distance[shown],
+            value[shown],
+            yerr=(lower[shown], error[shown]),
+            fmt=marker,
+            ms=3.5,
+            lw=0.9,
+            color=colour,
+            label=label,
+        )
+    predicted = data["predicted"].values / float(data["predicted"][0])
+    lowest = ax.dataLim.y0 if np.isfinite(ax.dataLim.y0) else 1e-4
+    drawn = predicted[1:] > min(lowest, 1e-3) / 3
+    length = float(data["predicted_length"])
+    ax.plot(
+        distance[drawn],
+        predicted[1:][drawn],
+        color=_BLACK,
+        lw=1.6,
+        label=f"chain, ξ = {length:.2f} tokens",
+    )
+    centre_global = data["measured"].sel(centre="global") if "global" in data["centre"] else None
+    if centre_global is not None:
+        shuffled = data["shuffled"].values[1:] / float(centre_global[0])
+        positive = shuffled > 0
+        ax.plot(
+            distance[positive],
+            shuffled[positive],
+            "--",
+            color=_GREY,
+            lw=1.2,
+            label="tokens of each text shuffled",
+        )
+    ax.set_yscale("log")
+    ax.set_xlim(0, distance[-1] + 1)
+    ax.set_xlabel("distance d (tokens)")
+    ax.set_ylabel("correlation C(d) / C(0)")
+    ax.set_title(f"{plain(comparison.data.attrs['model'], 50)}, layer {layer}", fontsize=10)
+    ax.legend(fontsize=8, frameon=False)
+    return ax
+
+
+def plot_layers(comparison: Comparison) -> Figure:
+    """Summary over depth: self-coupling, correlation lengths, load and bits per token.
+
+    Parameters
+    ----------
+    comparison : Comparison
+
+    Returns
+    -------
+    Figure
+        Four panels.
+    """
+    data = comparison.data
+    layer = data["layer"].values
+    figure, axes = plt.subplots(2, 2, figsize=(9.6, 6.4), sharex=True, layout="constrained")
+    figure.suptitle(
+        f"{plain(data.attrs['model'], 60)}: {data.attrs['chain']} chain, "
+        f"coupling {data.attrs['coupling']}",
+        fontsize=11,
+    )
+    coupling, length, load, bits = axes.flat
+    coupling.errorbar(
+        layer,
+        data["self_coupling"],
+        yerr=data["self_coupling_error"],
+        fmt="o-",
+        ms=4,
+        color=_BLUE,
+    )
+    coupling.axhline(0, color=_GREY, lw=0.8)
+    coupling.set_ylabel("self-coupling J")
+
+    length.plot(layer, data["predicted_length"], "o-", ms=4, color=_BLACK, label="chain")
+    for centre in data["centre"].values:
+        row = data.sel(centre=centre)
+        colour, marker, label = _CENTRES[str(centre)]
+        value = row["correlation_length"].values
+        shown = (value > 0) & np.isfinite(value)
+        low = np.maximum(row["correlation_length_low"].values, 1e-2)
+        high = row["correlation_length_high"].values
+        high = np.where(np.isfinite(high), high, 3 * value)
+        length.errorbar(
+            layer[shown],
+            value[shown],
+            yerr=(np.maximum(value - low, 0)[shown], np.maximum(high - value, 0)[shown]),
+            fmt=f"{marker}-",
+            ms=3.5,
+            lw=0.9,
+            color=colour,
+            label=label,
+        )
+    length.set_yscale("log")
+    length.set_ylabel("correlation length ξ (tokens)")
+    length.legend(fontsize=7.5, frameon=False)
+
+    load.plot(layer, data["kl"], "o-", ms=4, color=_BLUE, label="KL of the load from uniform")
+    load.plot(layer, data["kl_null"], "--", color=_GREY, label="95 % of a uniform router")
+    load.set_ylabel("KL (nat)")
+    load.legend(fontsize=8, frameon=False)
+
+    held_out = "held_out_bits" in data
+    score = data["held_out_bits" if held_out else "bits_per_token"]
+    reference = data["held_out_bits_load" if held_out else "bits_load"]
+    bits.plot(layer, data["bits_uniform"] - reference, "s-", ms=4, color=_GREY, label="load")
+    bits.plot(layer, data["bits_uniform"] - score, "o-", ms=4, color=_BLUE, label="load + chain")
+    bits.axhline(0, color=_GREY, lw=0.8)
+    bits.set_ylabel(f"bits/token below uniform{' (held out)' if held_out else ''}")
+    bits.legend(fontsize=8, frameon=False)
+    for ax in axes[1]:
+        ax.set_xlabel("layer")
+    for ax in axes.flat:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write a figure; the ending of the name says in which format.
+
+    Raises
+    ------
+    OSError
+        If the file exists and `overwrite` is false, or it cannot be written.
+    ValueError
+        If the ending is not a format that matplotlib knows.
+    """
+    path = check_output(path, overwrite)
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in known:
+        raise ValueError(f"{path}: expected an ending of {', '.join(sorted(known))}")
+    return replace_whole(path, lambda part: figure.savefig(part, dpi=160))

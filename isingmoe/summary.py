@@ -1,0 +1,112 @@
+"""What a trace holds, on one screen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from isingmoe import _provenance
+from isingmoe._text import number, plain, render, report
+from isingmoe.equilibrium import load_balance
+from isingmoe.neighbours import near_distances, neighbour_overlap, overlap_columns
+from isingmoe.traces import Track, trace_name
+
+__all__ = ["TraceInfo", "info"]
+
+
+@dataclass(frozen=True)
+class TraceInfo:
+    """Shapes of a trace, and its load and overlaps per layer.
+
+    Attributes
+    ----------
+    data : Dataset
+        What `load_balance` and `neighbour_overlap` measure, and `missing_fraction`
+        (layer), the share of tokens inside the sequences without a recorded expert.
+    """
+
+    data: xr.Dataset
+
+    def __str__(self) -> str:
+        data, a = self.data, self.data.attrs
+        order = "ranked by weight" if a["ranked"] else "in no order: no primary expert"
+        facts = [
+            f"{plain(a['name'])}: {plain(a['model'])}",
+            f"{data.sizes['layer']} layers, {a['num_experts']} experts, top-{a['top_k']}, "
+            f"{order}; variables {a['variables']}",
+            f"{a['n_sequences']} sequences of {a['shortest']} to {a['longest']} tokens, "
+            f"{a['n_tokens']} tokens",
+        ]
+        facts += [
+            f"{key}: {plain(a[key], 130)}" for key in ("router", "text", "source") if key in a
+        ]
+        columns, note = overlap_columns(data)
+        columns |= {
+            "H / ln E": [
+                number(v / np.log(a["num_experts"]), 4) for v in data["load_entropy"].values
+            ],
+            "missing": [f"{100 * v:.2f} %" for v in data["missing_fraction"].values],
+        }
+        notes = [note, "H: entropy of the load over all ranks, bias corrected."]
+        return render(*report("\n".join(facts), columns, notes))
+
+
+def info(
+    traces: xr.Dataset,
+    *,
+    n_shuffles: int = 20,
+    seed: int = 0,
+    track: Track | None = None,
+) -> TraceInfo:
+    """Sum up a trace.
+
+    Parameters
+    ----------
+    traces : Dataset
+    n_shuffles : int
+        Random orders of the tokens of each sequence, for the spread of the baseline.
+    seed : int
+    track : callable, optional
+        Wraps the iteration over layers, for a progress bar.
+
+    Returns
+    -------
+    TraceInfo
+
+    Raises
+    ------
+    TraceSchemaError
+        If the Dataset is not a trace.
+    ValueError
+        If no sequence has two tokens.
+    """
+    balance = load_balance(traces)
+    overlap = neighbour_overlap(
+        traces, distances=near_distances(traces), n_shuffles=n_shuffles, seed=seed, track=track
+    )
+    length = traces["length"].values
+    inside = np.arange(traces.sizes["position"]) < length[:, None]
+    absent = (traces["expert_index"] < 0).all("rank").values & inside
+    data = xr.merge([balance, overlap], combine_attrs="drop")
+    data["missing_fraction"] = (
+        "layer",
+        absent.sum((1, 2)) / max(inside.sum(), 1),
+        {"long_name": "share of tokens without a recorded expert", "units": "1"},
+    )
+    attrs: dict[str, Any] = {
+        **{k: v for k, v in traces.attrs.items() if k not in ("conventions", "provenance")},
+        "name": trace_name(traces),
+        "variables": ", ".join(map(str, traces.data_vars)),
+        "n_sequences": traces.sizes["sequence"],
+        "n_tokens": int(length.sum()),
+        "shortest": int(length.min()),
+        "longest": int(length.max()),
+    }
+    attrs["provenance"] = _provenance.record(
+        "info", {"n_shuffles": n_shuffles}, inputs=_provenance.describe(traces), seed=seed
+    )
+    data.attrs = attrs
+    return TraceInfo(data)
