@@ -223,7 +223,7 @@ def compare(
     measured = xr.concat(
         [curve.drop_vars(["resample", "overlap", "n_pairs", "shuffled"]) for curve in curves],
         xr.Variable("centre", [curve.attrs["centre"] for curve in curves]),
-        combine_attrs="drop",
+        combine_attrs="override",
     ).transpose("layer", "centre", "distance")
     predicted = predicted_correlation(fit, measured.sizes["distance"] - 1)
     balance = load_balance(traces)
@@ -248,7 +248,7 @@ def compare(
             balance,
             fitted,
         ],
-        combine_attrs="drop",
+        combine_attrs="override",
         join="exact",
         compat="no_conflicts",
     )

@@ -11,6 +11,9 @@ __all__ = ["decay_fit", "length_variables", "second_moment_length"]
 
 Array = NDArray[np.floating]
 
+# A slope this small is rounding: the curve does not fall.
+_FLAT = 1e-12
+
 _MEANING = {
     "correlation_length": "correlation length by a fit of the decay",
     "second_moment_length": "correlation length by the second moment",
@@ -64,8 +67,8 @@ def decay_fit(
     def length(c: Array) -> Array:
         # A resample may fall to zero at a distance; its own error is then what it can tell.
         slope = np.log(np.maximum(c[..., used], floor / 10)) @ slope_of
-        with np.errstate(divide="ignore"):
-            return np.where(slope < 0, -1 / slope, np.inf)
+        falling = slope < -_FLAT
+        return np.where(falling, -1 / np.where(falling, slope, -1), np.inf)
 
     return float(length(curve)), n_fitted, None if resample is None else length(resample)
 

@@ -55,9 +55,9 @@ def correlation(
     centre : {"global", "position", "sequence"}
         The mean that is taken off: one for each expert; that at each position over the
         sequences; that of each sequence. The second is corrected for the finite number of
-        sequences. The third takes the mean over all pairs of different tokens of the
-        sequence, which a random order of its tokens would give: no correction is left for
-        uncorrelated tokens, and about -2 xi / length of C(0) for correlated ones.
+        sequences. The third is corrected for the finite length: it takes off the mean over
+        all pairs of different tokens of the sequence, less what their correlation up to
+        `max_distance` and a quarter of the sequence adds to that mean.
     max_distance : int
         Largest distance; less where the sequences are shorter.
     n_resamples : int
@@ -201,9 +201,10 @@ def _layer_correlation(
 
     elif centre == "sequence":
         excess = shared - by_chance
+        correction = np.linalg.inv(np.eye(len(distance)) - _own_mean_share(pairs, tokens))
 
         def curves(w: Array) -> Array:
-            return ratio(w @ excess, w @ pairs)
+            return ratio(w @ excess, w @ pairs) @ correction.T
 
     else:
         rate, present = _rates_over_position(sets, n_experts)
@@ -213,6 +214,21 @@ def _layer_correlation(
             return ratio(w @ covariance, w @ weight)
 
     return _LayerCurve(curves(everything)[0], overlap, shuffled, n_pairs, curves(weights))
+
+
+def _own_mean_share(pairs: NDArray[np.int64], tokens: NDArray[np.int64]) -> Array:
+    """How much of the correlation at each distance the mean of its own sequence takes off.
+
+    The mean over all pairs of different tokens holds the correlated pairs too: in a
+    sequence of L tokens it exceeds the square of the true rate by the sum over j of
+    2 (pairs at j) / (L (L - 1)) C(j). Element [d, j] is that weight of C(j), averaged over
+    the sequences as C(d) is. Distances beyond a quarter of a sequence are left out: what
+    is correlated over a whole text cannot be told from the text's own rate.
+    """
+    share = 2 * pairs / np.maximum(tokens * (tokens - 1), 1)[:, None]
+    distance = np.arange(pairs.shape[1])
+    share[(distance == 0) | (4 * distance > tokens[:, None])] = 0
+    return (pairs.T @ share) / np.maximum(pairs.sum(0), 1)[:, None]
 
 
 def _rates_over_position(

@@ -56,6 +56,7 @@ def plot_decay(comparison: Comparison, layer: int, *, ax: Axes | None = None) ->
         ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")[1]
     data = comparison.data.sel(layer=layer)
     distance = data["distance"].values[1:]
+    errors, lowest = [], []
     for centre in data["centre"].values:
         row = data.sel(centre=centre)
         scale = float(row["measured"][0])
@@ -64,48 +65,45 @@ def plot_decay(comparison: Comparison, layer: int, *, ax: Axes | None = None) ->
         value = row["measured"].values[1:] / scale
         error = row["measured_error"].values[1:] / scale
         colour, marker, label = _CENTRES[str(centre)]
-        shown = value > error
-        # A lower end at zero would leave the logarithmic axis.
-        lower = np.minimum(error, 0.95 * value)
         ax.errorbar(
-            distance[shown],
-            value[shown],
-            yerr=(lower[shown], error[shown]),
+            distance,
+            value,
+            yerr=error,
             fmt=marker,
-            ms=3.5,
+            fillstyle="none" if centre == "position" else "full",
+            ms=4,
             lw=0.9,
             color=colour,
             label=label,
         )
-    predicted = data["predicted"].values / float(data["predicted"][0])
-    lowest = ax.dataLim.y0 if np.isfinite(ax.dataLim.y0) else 1e-4
-    drawn = predicted[1:] > min(lowest, 1e-3) / 3
+        errors.append(np.median(error))
+        lowest.append((value - error).min())
+        if centre == "global":
+            ax.plot(
+                distance,
+                data["shuffled"].values[1:] / scale,
+                "--",
+                color=_GREY,
+                lw=1.2,
+                label="tokens of each text in random order",
+            )
     length = float(data["predicted_length"])
-    ax.plot(
-        distance[drawn],
-        predicted[1:][drawn],
-        color=_BLACK,
-        lw=1.6,
-        label=f"chain, ξ = {length:.2f} tokens",
-    )
-    centre_global = data["measured"].sel(centre="global") if "global" in data["centre"] else None
-    if centre_global is not None:
-        shuffled = data["shuffled"].values[1:] / float(centre_global[0])
-        positive = shuffled > 0
-        ax.plot(
-            distance[positive],
-            shuffled[positive],
-            "--",
-            color=_GREY,
-            lw=1.2,
-            label="tokens of each text shuffled",
-        )
-    ax.set_yscale("log")
+    predicted = data["predicted"].values / float(data["predicted"][0])
+    ax.plot(distance, predicted[1:], color=_BLACK, lw=1.6, label=f"chain, ξ = {length:.2f} tokens")
+    ax.axhline(0, color=_GREY, lw=0.6)
+    bottom = min(lowest, default=1e-3)
+    if bottom > 0:
+        ax.set_yscale("log")
+        ax.set_ylim(bottom / 2, 1)
+    else:
+        # Logarithmic above the errors, linear among them: no point goes for its sign.
+        ax.set_yscale("symlog", linthresh=2 * max(errors, default=1e-3), linscale=0.7)
+        ax.set_ylim(1.5 * bottom, 1)
     ax.set_xlim(0, distance[-1] + 1)
     ax.set_xlabel("distance d (tokens)")
     ax.set_ylabel("correlation C(d) / C(0)")
     ax.set_title(f"{plain(comparison.data.attrs['model'], 50)}, layer {layer}", fontsize=10)
-    ax.legend(fontsize=8, frameon=False)
+    ax.legend(fontsize=8, frameon=False, loc="upper right")
     return ax
 
 

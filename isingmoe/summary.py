@@ -90,7 +90,7 @@ def info(
     length = traces["length"].values
     inside = np.arange(traces.sizes["position"]) < length[:, None]
     absent = (traces["expert_index"] < 0).all("rank").values & inside
-    data = xr.merge([balance, overlap], combine_attrs="drop")
+    data = xr.merge([balance, overlap], combine_attrs="override")
     data["missing_fraction"] = (
         "layer",
         absent.sum((1, 2)) / max(inside.sum(), 1),

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+import isingmoe as im
+from isingmoe.cli import app
+
+
+class Ran(NamedTuple):
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def make_traces() -> Callable[..., xr.Dataset]:
+    """A factory of small traces, valid by construction."""
+
+    def build(
+        *,
+        n_layers: int = 2,
+        n_sequences: int = 5,
+        n_positions: int = 12,
+        num_experts: int = 6,
+        top_k: int = 2,
+        ranked: bool = True,
+        ragged: bool = False,
+        gaps: float = 0.0,
+        weights: bool = False,
+        token_ids: bool = False,
+        seed: int = 0,
+        **more: Any,
+    ) -> xr.Dataset:
+        """`gaps`: share of tokens without experts, and of the others without the last one."""
+        rng = np.random.default_rng(seed)
+        shape = (n_layers, n_sequences, n_positions)
+        index = rng.random((*shape, num_experts)).argsort(-1)[..., :top_k]
+        index[rng.random(shape) < gaps] = -1
+        if top_k > 1:
+            index[rng.random(shape) < gaps, -1] = -1
+        length = np.full(n_sequences, n_positions)
+        if ragged:
+            length = rng.integers(0, n_positions + 1, n_sequences)
+            length[rng.integers(n_sequences)] = n_positions
+        past = np.arange(n_positions) >= length[:, None]
+        index[:, past] = -1
+        if weights:
+            weight = -np.sort(-rng.random(index.shape, np.float32))
+            more["gate_weight"] = np.where(index < 0, np.float32(0), weight)
+        if token_ids:
+            token = np.arange(n_sequences * n_positions).reshape(n_sequences, n_positions)
+            more["token_id"] = np.where(past, -1, token)
+        more = {"layer": 3 + 4 * np.arange(n_layers), "model": "synthetic", **more}
+        return im.traces_from_arrays(
+            index, num_experts=num_experts, length=length, ranked=ranked, **more
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def shared_traces() -> Path:
+    """The folder of real traces beside the checkout."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "traces"
+    if not folder.is_dir():
+        pytest.skip("no shared traces beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_cli() -> Callable[..., Ran]:
+    """The command line in this process; what it does not catch goes through to the test."""
+
+    def run(*arguments: object, env: dict[str, str | None] | None = None) -> Ran:
+        # Escape sequences are kept, as on a terminal; progress bars only where asked for.
+        result = CliRunner().invoke(
+            app,
+            [str(argument) for argument in arguments],
+            env={"FORCE_COLOR": None, "TTY_COMPATIBLE": None, **(env or {})},
+            prog_name="isingmoe",
+            catch_exceptions=False,
+            color=True,
+        )
+        return Ran(result.exit_code, result.stdout, result.stderr)
+
+    return run

@@ -1,0 +1,151 @@
+"""Parameters, energies and gauges of the chains."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from naive import enumerate_chain, slow_energy
+
+from isingmoe import IsingChain, PottsChain
+from isingmoe.chains import Chain, zero_sum
+
+
+def random_potts(rng, n_sites, boundary, q):
+    return PottsChain(
+        J=rng.normal(size=(q, q)),
+        h=rng.normal(size=q),
+        n_sites=n_sites,
+        boundary=boundary,
+        temperature=rng.uniform(0.3, 3),
+    )
+
+
+@given(
+    seed=st.integers(0, 10**6), q=st.integers(2, 5), boundary=st.sampled_from(["open", "periodic"])
+)
+@settings(max_examples=50, deadline=None)
+def test_energy_is_the_sum_of_its_terms(seed, q, boundary):
+    rng = np.random.default_rng(seed)
+    chain = random_potts(rng, 6, boundary, q)
+    states = rng.integers(0, q, (4, 6))
+    expected = [slow_energy(chain, s) for s in states]
+    np.testing.assert_allclose(chain.energy(states), expected, atol=1e-12)
+
+
+def test_ising_energy_of_all_up_and_of_a_domain_wall():
+    chain = IsingChain(J=2.0, h=0.5, n_sites=4)
+    assert chain.energy([1, 1, 1, 1]) == pytest.approx(-3 * 2 - 4 * 0.5)
+    assert chain.energy([0, 0, 1, 1]) == pytest.approx(-2 + 2 - 2)
+
+
+def test_positive_coupling_favours_equal_neighbours():
+    for chain in (
+        IsingChain(J=1.0, n_sites=2),
+        PottsChain(J=1.0, n_experts=3, n_sites=2),
+        PottsChain(J=np.eye(3), n_sites=2),
+    ):
+        assert chain.energy([1, 1]) < chain.energy([0, 1])
+
+
+@pytest.mark.parametrize("boundary", ["open", "periodic"])
+def test_potts_with_two_states_is_ising_with_half_the_coupling(boundary):
+    kwargs = {"n_sites": 5, "boundary": boundary, "temperature": 0.7}
+    potts = enumerate_chain(PottsChain(J=1.3, h=[-0.2, 0.2], **kwargs))
+    ising = enumerate_chain(IsingChain(J=0.65, h=0.2, **kwargs))
+    np.testing.assert_allclose(potts["marginal"], ising["marginal"], atol=1e-13)
+    assert potts["specific_heat"] == pytest.approx(ising["specific_heat"])
+
+
+@pytest.mark.parametrize("J", [0.7, [0.7, -0.2, 0.1], np.arange(9.0).reshape(3, 3)])
+def test_scalar_vector_and_matrix_couplings(J):
+    bond = PottsChain(J=J, n_experts=3).bond[0]
+    expected = J if np.ndim(J) == 2 else np.diag(np.broadcast_to(J, 3))
+    np.testing.assert_array_equal(bond, expected)
+
+
+@given(seed=st.integers(0, 10**6), q=st.integers(2, 5))
+@settings(max_examples=30, deadline=None)
+def test_zero_sum_gauge_leaves_a_ring_as_it_was(seed, q):
+    rng = np.random.default_rng(seed)
+    chain = random_potts(rng, 4, "periodic", q)
+    J, h = zero_sum(chain.J, chain.h)
+    np.testing.assert_allclose(J.sum(0), 0, atol=1e-12)
+    np.testing.assert_allclose(J.sum(1), 0, atol=1e-12)
+    assert h.sum() == pytest.approx(0, abs=1e-12)
+    gauged = PottsChain(J=J, h=h, n_sites=4, boundary="periodic", temperature=chain.temperature)
+    before, after = enumerate_chain(chain), enumerate_chain(gauged)
+    np.testing.assert_allclose(before["marginal"], after["marginal"], atol=1e-12)
+    np.testing.assert_allclose(before["covariance"], after["covariance"], atol=1e-12)
+
+
+def test_chains_are_values():
+    assert IsingChain(J=1) == IsingChain(J=1.0)
+    assert IsingChain(J=1) != IsingChain(J=1, h=0.1)
+    assert IsingChain(J=1) != PottsChain(J=1, n_experts=2)
+    assert PottsChain(J=[1, 2, 3]) == PottsChain(J=[1, 2, 3])
+    assert PottsChain(J=[1, 2, 3]) != PottsChain(J=[1, 2, 4])
+    assert "n_sites=None" in repr(IsingChain(J=1))
+    assert isinstance(IsingChain(J=1), Chain)
+
+
+def test_parameters_cannot_be_changed():
+    J = np.eye(3)
+    chain = PottsChain(J=J)
+    J[0, 0] = 5
+    assert chain.J[0, 0] == 1
+    with pytest.raises(ValueError, match="read-only"):
+        chain.J[0, 0] = 5
+    with pytest.raises(AttributeError):
+        chain.h = 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (
+            IsingChain,
+            {"J": 1, "temperature": -1},
+            "temperature: expected a positive number, got -1",
+        ),
+        (IsingChain, {"J": 1, "temperature": np.nan}, "temperature: expected a positive number"),
+        (IsingChain, {"J": np.nan}, "J: expected finite numbers, got nan"),
+        (IsingChain, {"J": "strong"}, "J: expected numbers, got 'strong'"),
+        (IsingChain, {"J": [1, 2]}, r"J: expected a number, got shape \(2,\)"),
+        (IsingChain, {"J": 1, "n_sites": 0}, "n_sites: expected at least 1"),
+        (
+            IsingChain,
+            {"J": 1, "n_sites": 2, "boundary": "periodic"},
+            "n_sites: expected at least 3",
+        ),
+        (IsingChain, {"J": 1, "n_sites": 2.5}, "n_sites: expected an integer or None"),
+        (
+            IsingChain,
+            {"J": 1, "boundary": "ring"},
+            "boundary: expected 'open' or 'periodic', got 'ring'",
+        ),
+        (PottsChain, {"J": 1}, "n_experts: expected the number of states, got None"),
+        (PottsChain, {"J": 1, "n_experts": 1}, "n_experts: expected at least 2, got 1"),
+        (
+            PottsChain,
+            {"J": [1, 2], "h": [1, 2, 3]},
+            "expected one number of states, got J of 2, h of 3",
+        ),
+        (
+            PottsChain,
+            {"J": np.ones((2, 3))},
+            r"J: expected a number, \(3,\) or \(3, 3\), got shape \(2, 3\)",
+        ),
+        (PottsChain, {"J": 1, "h": np.ones((4, 3))}, "h: expected a number"),
+    ],
+)
+def test_bad_parameters_are_named(kind, arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        kind(**arguments)
+
+
+def test_bad_states_are_named():
+    chain = IsingChain(J=1, n_sites=3)
+    with pytest.raises(ValueError, match="expected 3 sites, got 2"):
+        chain.energy([0, 1])
+    with pytest.raises(ValueError, match=r"expected labels 0\.\.1, got 0\.\.2"):
+        chain.energy([0, 1, 2])

@@ -1,0 +1,127 @@
+"""Prediction beside measurement."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from naive import simulate_markov
+
+import isingmoe as im
+from isingmoe.comparison import predicted_correlation
+from isingmoe.stationary import markov_chain
+
+
+@pytest.fixture(scope="module")
+def traces():
+    """Three layers simulated from nearest-neighbour Potts chains."""
+    rng = np.random.default_rng(0)
+    layers = []
+    for strength in (0.0, 1.0, 2.0):
+        transition = markov_chain(strength * np.eye(5) + rng.normal(size=5) / 2)[1]
+        layers.append(simulate_markov(transition, 60, 300, rng))
+    return im.traces_from_arrays(np.stack(layers)[..., None], num_experts=5, layer=[0, 4, 9])
+
+
+@pytest.fixture(scope="module")
+def comparison(traces):
+    return im.compare(im.fit(traces), traces, max_distance=20)
+
+
+def test_prediction_is_that_of_solve(traces):
+    fit = im.fit(traces)
+    predicted = predicted_correlation(fit, 15)
+    for layer in (0, 4, 9):
+        exact = im.solve(fit.chain(layer), max_distance=15)
+        np.testing.assert_allclose(predicted.sel(layer=layer), exact["correlation"], atol=1e-13)
+
+
+def test_prediction_of_ising_chains_sums_over_experts(traces):
+    fit = im.fit(traces, chain="ising")
+    predicted = predicted_correlation(fit, 6)
+    total = sum(im.solve(fit.chain(9, e), max_distance=6)["correlation"].values for e in range(5))
+    # An occupancy is (1 + spin) / 2.
+    np.testing.assert_allclose(predicted.sel(layer=9), total / 4, atol=1e-13)
+
+
+def test_a_chain_predicts_its_own_data(comparison):
+    data = comparison.data
+    for centre in ("global", "position", "sequence"):
+        row = data.sel(centre=centre)
+        z = ((row["measured"] - row["predicted"]) / row["measured_error"]).values[:, 1:]
+        assert np.abs(z).max() < 4.5
+    strong = data.sel(layer=9, centre="global")
+    # The slowest of several modes against one exponential through all of them.
+    assert 0.8 < (strong["correlation_length"] / strong["predicted_length"]).item() < 1.05
+
+
+def test_nothing_is_missing(comparison):
+    for name, variable in comparison.data.items():
+        assert not variable.isnull().any(), name
+        assert {"long_name", "units"} <= set(variable.attrs), name
+
+
+def test_report_has_a_row_for_each_layer(comparison):
+    text = str(comparison)
+    assert "potts chain, coupling full" in text
+    assert "held-out sequences (5 folds)" in text
+    assert all(f"\n     {layer}  " in text for layer in (0, 4, 9))
+    assert "primary repeats" in text
+
+
+def test_a_comparison_is_a_file_and_back(comparison, tmp_path):
+    comparison.save(tmp_path / "comparison.nc")
+    again = im.open_comparison(tmp_path / "comparison.nc")
+    xr.testing.assert_identical(comparison.data, again.data)
+    assert str(again) == str(comparison)
+
+
+def test_one_sequence_has_no_held_out_score(traces):
+    one = traces.isel(sequence=[0])
+    comparison = im.compare(im.fit(one), one, max_distance=5)
+    assert "held_out_bits" not in comparison.data
+    assert "position" not in comparison.data["centre"]
+    assert "in sample" in str(comparison)
+
+
+def test_same_seed_same_numbers(traces):
+    fit = im.fit(traces)
+    first, second, other = (im.compare(fit, traces, max_distance=5, seed=s) for s in (1, 1, 2))
+    xr.testing.assert_identical(first.data, second.data)
+    assert not first.data["measured_error"].equals(other.data["measured_error"])
+
+
+def test_figures_are_drawn(comparison, tmp_path):
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from isingmoe.plotting import save_figure
+
+    ax = im.plot_decay(comparison, 9)
+    assert "layer 9" in ax.get_title()
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert any("chain" in label for label in labels)
+    assert sum("measured" in label for label in labels) == 3
+    figure = im.plot_layers(comparison)
+    assert len(figure.axes) == 4
+    save_figure(figure, tmp_path / "layers.png")
+    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="expected an ending of"):
+        save_figure(figure, tmp_path / "layers.xyz")
+    with pytest.raises(ValueError, match=r"expected one of \[0, 4, 9\], got 1"):
+        im.plot_decay(comparison, 1)
+    plt.close("all")
+
+
+def test_traces_of_another_model_are_refused(traces):
+    fit = im.fit(traces)
+    with pytest.raises(ValueError, match="another model"):
+        im.compare(fit, traces.assign_attrs(num_experts=6))
+    with pytest.raises(ValueError, match=r"the fit has \[9\], the traces do not"):
+        im.compare(fit, traces.sel(layer=[0, 4]))
+
+
+def test_files_of_another_kind_are_refused(comparison, tmp_path):
+    comparison.save(tmp_path / "comparison.nc")
+    with pytest.raises(ValueError, match="make a fit with `isingmoe fit`"):
+        im.open_fit(tmp_path / "comparison.nc")

@@ -1,0 +1,230 @@
+"""Fits of traces: defaults, recovery, held-out score, and what is refused."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+from naive import pair_counts, simulate_markov
+
+import isingmoe as im
+from isingmoe.chains import zero_sum
+from isingmoe.stationary import markov_chain
+
+
+def potts_traces(J, h, *, n_sequences=20, length=400, n_layers=1, seed=0):
+    rng = np.random.default_rng(seed)
+    transition = markov_chain(np.asarray(J) + np.asarray(h))[1]
+    states = np.stack(
+        [simulate_markov(transition, n_sequences, length, rng) for _ in range(n_layers)]
+    )
+    return im.traces_from_arrays(states[..., None], num_experts=len(h))
+
+
+def top_k_traces(seed=0, *, n_experts=6, k=2, n_sequences=8, n_positions=60, ranked=True):
+    rng = np.random.default_rng(seed)
+    keys = rng.random((2, n_sequences, n_positions, n_experts))
+    # Neighbours share keys, so that they share experts.
+    keys[:, :, 1:] += 0.7 * keys[:, :, :-1]
+    index = np.argsort(keys, -1)[..., :k].astype(np.int16)
+    return im.traces_from_arrays(index, num_experts=n_experts, ranked=ranked, layer=[3, 7])
+
+
+def test_defaults_follow_the_trace():
+    assert im.fit(top_k_traces()).settings["chain"] == "potts"
+    ising = im.fit(top_k_traces(ranked=False))
+    assert ising.settings["chain"] == "ising"
+    assert ising.settings["coupling"] == "diagonal"
+    assert im.fit(top_k_traces()).settings["coupling"] == "full"
+
+
+def test_fitted_chain_is_the_one_that_made_the_data():
+    rng = np.random.default_rng(1)
+    J, h = zero_sum(rng.normal(size=(4, 4)), rng.normal(size=4) / 2)
+    fit = im.fit(potts_traces(J, h, n_sequences=50, length=2000))
+    z = (fit.data["J"].values[0] - J) / fit.data["J_error"].values[0]
+    assert np.abs(z).max() < 4.5
+    exact = im.solve(im.PottsChain(J=J, h=h))
+    fitted = im.solve(fit.chain(layer=0))
+    assert fitted["correlation_length"].item() == pytest.approx(
+        exact["correlation_length"].item(), rel=0.05
+    )
+    assert fit.data["correlation_length"].item() == pytest.approx(
+        fitted["correlation_length"].item(), rel=1e-9
+    )
+    np.testing.assert_allclose(fit.data["marginal"][0], fitted["marginal"], rtol=1e-9)
+
+
+def test_log_likelihood_and_bits():
+    rng = np.random.default_rng(2)
+    traces = potts_traces(rng.normal(size=(3, 3)), np.zeros(3))
+    fit = im.fit(traces, estimator=im.MaximumLikelihood(pseudocount=0))
+    counts = pair_counts(traces["expert_index"].values[0, :, :, 0], 3)
+    transition = counts / counts.sum(1, keepdims=True)
+    value = (counts * np.log(transition)).sum()
+    data = fit.data.isel(layer=0)
+    assert data["log_likelihood"].item() == pytest.approx(value, rel=1e-12)
+    assert data["bits_per_token"].item() == pytest.approx(-value / counts.sum() / np.log(2))
+    assert data["bits_uniform"].item() == pytest.approx(np.log2(3))
+    load = counts.sum(0) / counts.sum()
+    assert data["bits_load"].item() == pytest.approx(-(load * np.log2(load)).sum())
+    assert data["n_pairs"].item() == counts.sum()
+    assert data["n_parameters"].item() == 4 + 2
+
+
+def test_gaps_and_ends_make_no_pairs():
+    states = np.array([[0, 1, -1, 1, 0], [1, 0, 1, -1, -1]], np.int16)
+    traces = im.traces_from_arrays(states[None, :, :, None], num_experts=2, length=[5, 3])
+    with pytest.warns(im.ShortTraceWarning):
+        fit = im.fit(traces)
+    assert fit.data["n_pairs"].item() == 4
+
+
+def test_pseudocount_keeps_a_pair_that_never_occurs_finite():
+    states = np.tile(np.array([0, 1, 2], np.int16), (5, 40))
+    traces = im.traces_from_arrays(states[None, :, :, None], num_experts=4)
+    fit = im.fit(traces)
+    assert np.isfinite(fit.data["J"]).all()
+    assert np.isfinite(fit.data["J_error"]).all()
+    with pytest.raises(ValueError, match="pseudocount: expected a positive number"):
+        im.fit(traces, estimator=im.MaximumLikelihood(pseudocount=0))
+
+
+@pytest.mark.parametrize("chain", ["potts", "ising"])
+def test_every_family_fits_and_prints(chain):
+    traces = top_k_traces(n_sequences=20)
+    couplings = (
+        "none",
+        "uniform",
+        "diagonal",
+        *(("symmetric", "full") if chain == "potts" else ()),
+    )
+    scores = []
+    for coupling in couplings:
+        for field in ("none", "expert"):
+            fit = im.fit(traces, chain=chain, coupling=coupling, field=field)
+            assert fit.data["converged"].all()
+            for name, variable in fit.data.items():
+                assert np.isfinite(variable).all(), name
+            text = str(fit)
+            assert f"{chain} chain, coupling {coupling}, field {field}" in text
+            assert all(f"\n     {layer}  " in text for layer in (3, 7))
+        scores.append(float(fit.data["log_likelihood"].sum()))
+    assert (np.diff(scores) > -1).all()
+
+
+def test_ising_fit_of_each_expert():
+    traces = top_k_traces(n_sequences=30)
+    fit = im.fit(traces, chain="ising", estimator=im.MaximumLikelihood(pseudocount=0))
+    on = im.occupancy(traces).values[1, :, :, 4]
+    counts = pair_counts(on, 2)
+    chain = fit.chain(layer=7, expert=4)
+    exact = im.solve(chain)
+    transition = counts / counts.sum(1, keepdims=True)
+    second = transition[1, 1] - transition[0, 1]
+    assert exact["correlation"][1].item() / exact["correlation"][0].item() == pytest.approx(second)
+    np.testing.assert_allclose(exact["marginal"][1], fit.data["marginal"].sel(layer=7, expert=4))
+
+
+def test_a_fit_is_a_file_and_back(tmp_path):
+    fit = im.fit(top_k_traces())
+    fit.save(tmp_path / "fit.nc")
+    again = im.open_fit(tmp_path / "fit.nc")
+    xr.testing.assert_identical(fit.data, again.data)
+    assert again.settings == fit.settings
+    assert str(again) == str(fit)
+    provenance = json.loads(again.data.attrs["provenance"])
+    assert provenance["verb"] == "fit"
+    assert provenance["arguments"]["coupling"] == "full"
+    traces_file = tmp_path / "traces.nc"
+    im.save_traces(top_k_traces(), traces_file)
+    provenance = json.loads(im.fit(im.open_traces(traces_file)).data.attrs["provenance"])
+    assert provenance["input"]["file"] == "traces.nc"
+    assert len(provenance["input"]["sha256"]) == 64
+
+
+def test_layers_are_the_models_own_numbers():
+    fit = im.fit(top_k_traces())
+    assert fit.data["layer"].values.tolist() == [3, 7]
+    alone = im.fit(top_k_traces().sel(layer=[7]))
+    np.testing.assert_array_equal(alone.data["J"][0], fit.data["J"].sel(layer=7))
+
+
+def test_held_out_score_is_that_of_the_other_folds():
+    traces = top_k_traces(n_sequences=2)
+    scores = im.cross_validate(traces, n_folds=2)
+    states = traces["expert_index"].values[0, :, :, 0]
+    first, second = (pair_counts(states[[s]], 6) for s in (0, 1))
+    lost = 0.0
+    for known, held_out in ((first, second), (second, first)):
+        padded = known + 0.5
+        lost -= (held_out * np.log2(padded / padded.sum(1, keepdims=True))).sum()
+    assert scores["held_out_bits"][0].item() == pytest.approx(lost / (first + second).sum())
+
+
+def test_held_out_score_tells_structure_from_noise():
+    rng = np.random.default_rng(3)
+    structured = potts_traces(2 * np.eye(5), np.zeros(5))
+    score = im.cross_validate(structured)
+    assert score["held_out_bits"].item() < score["held_out_bits_load"].item() - 0.2
+    noise = im.traces_from_arrays(rng.integers(0, 30, (1, 10, 60, 1)), num_experts=30)
+    score = im.cross_validate(noise)
+    assert score["held_out_bits"].item() > score["held_out_bits_load"].item()
+
+
+def test_no_convergence_raises_with_the_fit():
+    traces = top_k_traces(n_sequences=20)
+    with pytest.raises(im.ConvergenceError, match="raise max_iterations") as caught:
+        im.fit(traces, coupling="diagonal", estimator=im.MaximumLikelihood(max_iterations=1))
+    assert not caught.value.fit.data["converged"].all()
+
+
+def test_short_traces_warn_and_long_ones_do_not():
+    with pytest.warns(im.ShortTraceWarning, match="20 pairs of tokens for 30 parameters"):
+        im.fit(top_k_traces(n_sequences=1, n_positions=21))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        im.fit(top_k_traces())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"chain": "heisenberg"}, "chain: expected one of ising, potts, got 'heisenberg'"),
+        ({"coupling": "weak"}, "coupling: expected one of none, uniform, diagonal"),
+        ({"field": "site"}, "field: expected one of none, expert, got 'site'"),
+        ({"chain": "ising", "coupling": "full"}, "coupled to itself alone"),
+    ],
+)
+def test_unknown_families_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        im.fit(top_k_traces(), **arguments)
+
+
+def test_an_unranked_trace_has_no_primary_expert():
+    with pytest.raises(ValueError, match="use chain='ising'"):
+        im.fit(top_k_traces(ranked=False), chain="potts")
+
+
+def test_ids_out_of_range_are_caught_without_validation():
+    traces = top_k_traces()
+    traces["expert_index"][0, 0, 0, 0] = 9
+    for chain in ("potts", "ising"):
+        with pytest.raises(ValueError, match="expert_index: expected ids"):
+            im.fit(traces, chain=chain)
+
+
+def test_bad_estimators_and_chains_of_a_fit_are_named():
+    with pytest.raises(ValueError, match="pseudocount: expected a number from 0 up, got -1"):
+        im.MaximumLikelihood(pseudocount=-1)
+    with pytest.raises(ValueError, match="max_iterations"):
+        im.MaximumLikelihood(max_iterations=0)
+    fit = im.fit(top_k_traces())
+    with pytest.raises(ValueError, match=r"layer: expected one of \[3, 7\], got 0"):
+        fit.chain(layer=0)
+    with pytest.raises(ValueError, match="holds all experts"):
+        fit.chain(layer=3, expert=1)
+    ising = im.fit(top_k_traces(), chain="ising")
+    with pytest.raises(ValueError, match=r"expected 0\.\.5, got None"):
+        ising.chain(layer=3)
