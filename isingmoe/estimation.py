@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from isingmoe import _newton
+from isingmoe import _newton, reversible
 from isingmoe.chains import zero_sum
 
 __all__ = [
@@ -172,104 +172,19 @@ def full(counts: Array) -> Estimate:
 
 
 def _symmetric(counts: Array, max_iterations: int) -> Estimate:
-    """Symmetric coupling and field: the reversible chain of largest likelihood.
-
-    With S = N + N^T and the row sums R, the joint probabilities of pairs are
-    S[a, b] / (m[a] + m[b]), where u = ln m maximises the concave
-    sum_a R[a] u[a] - sum_ab S[a, b] ln(e^u[a] + e^u[b]) / 2,
-    the log-likelihood of the Bradley-Terry model in which a pair is a match. It has q
-    variables instead of q (q + 1) / 2.
-    """
-    n = counts.sum()
-    both = (counts + counts.T) / n
-    leaving, entering = counts.sum(1) / n, counts.sum(0) / n
-
-    def shares(u: Array) -> Array:
-        return both / (1 + np.exp(u - u[:, None]))
-
-    def objective(u: Array) -> tuple[float, Array]:
-        value = leaving @ u - (both * np.logaddexp(u[:, None], u)).sum() / 2
-        return -value, shares(u).sum(1) - leaving
-
-    def curvature(u: Array) -> Array:
-        share = shares(u)
-        cross = share * (1 - np.divide(share, both))
-        # A common factor of all m changes nothing: 1/q makes the matrix regular along it.
-        return np.diag(cross.sum(1)) - cross + 1 / len(u)
-
-    start = np.log(2 * leaving / (leaving + entering))
-    u, converged = _newton.minimise(objective, curvature, start, max_iterations)
-    m = np.exp(u)
-    joint = both / (m[:, None] + m)
-    stationary = joint.sum(1)
-    transition = joint / stationary[:, None]
-    J, h = zero_sum(np.log(transition))
-    J = (J + J.T) / 2
-    J_variance, h_variance, trace_variance = _symmetric_variance(n * both, n * leaving, transition)
-    q = len(u)
+    found = reversible.maximise(counts, max_iterations)
+    J, h = zero_sum(np.log(found.transition))
+    q = len(h)
     return Estimate(
-        J=J,
-        J_error=np.sqrt(J_variance),
+        J=(J + J.T) / 2,
+        J_error=np.sqrt(found.J_variance),
         h=h,
-        h_error=np.sqrt(h_variance),
+        h_error=np.sqrt(found.h_variance),
         self_coupling=_trace(J) / (q - 1),
-        self_coupling_error=np.sqrt(trace_variance) / (q - 1),
-        transition=transition,
-        converged=converged,
+        self_coupling_error=np.sqrt(found.trace_variance) / (q - 1),
+        transition=found.transition,
+        converged=found.converged,
     )
-
-
-def _symmetric_variance(
-    both: Array, leaving: Array, transition: Array
-) -> tuple[Array, Array, Array]:
-    """Variances of J, h and the trace of J from the observed information.
-
-    In the logarithms z of the joint probabilities of unordered pairs the information is
-    D - sum_a R[a] p_a p_a^T, with D the pair counts, R their row sums and p_a the
-    transition probabilities out of a: a diagonal matrix and one of rank q, inverted by
-    Woodbury's identity. Its null vector, a common factor of all joint probabilities,
-    changes nothing reported.
-    """
-    q = len(leaving)
-    pairs = both - np.diag(np.diag(both)) / 2
-    weight = 1 / pairs
-    spread = transition * weight
-    between = spread * transition.T
-    np.fill_diagonal(between, 0)
-    inner = np.diag(1 / leaving - (transition * spread).sum(1)) - between
-    # The row sums are its null vector, and nothing reported lies along them.
-    null = leaving / np.linalg.norm(leaving)
-    inverse = np.linalg.inv(inner + np.diag(inner).max() * np.outer(null, null))
-
-    centring = np.eye(q) - 1 / q
-    a, b = np.triu_indices(q)
-    vertex = centring[a] * centring[b]
-    # The unordered pair (c, d) carries A_ac A_bd + A_ad A_bc, but (c, c) only A_ac A_bc.
-    off = weight - np.diag(np.diag(weight))
-    direct = (centring**2 @ weight @ centring**2)[a, b] + ((vertex @ off) * vertex).sum(1)
-    smeared = centring @ spread.T
-    response = centring[a] * smeared[b] + centring[b] * smeared[a] - np.diag(spread) * vertex
-    J_variance = np.empty((q, q))
-    J_variance[a, b] = J_variance[b, a] = direct + ((response @ inverse) * response).sum(1)
-
-    def variance(functional: Array) -> Array:
-        """Of linear functionals of z, given as symmetric matrices (k, q, q)."""
-        folded = 2 * functional
-        folded[:, np.arange(q), np.arange(q)] /= 2
-        upper = np.triu(np.ones((q, q)))
-        along = (folded * spread).sum(2)
-        return (folded**2 * weight * upper).sum((1, 2)) + ((along @ inverse) * along).sum(1)
-
-    # h = 2 (row mean of z) - ln(stationary), centred.
-    state = np.arange(q)
-    rows = np.zeros((q, q, q))
-    rows[state, state, :] += 1 / q
-    rows[state, :, state] += 1 / q
-    rows[state, state, :] -= transition / 2
-    rows[state, :, state] -= transition / 2
-    rows -= rows.mean(0)
-    trace = variance(centring[None].copy())[0]
-    return J_variance, variance(rows), trace
 
 
 def _iterative(counts: Array, coupling: str, field: str, max_iterations: int) -> Estimate:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,10 @@ from typer.testing import CliRunner
 
 import isingmoe as im
 from isingmoe.cli import app
+
+# Idle threads that spin make every small kernel wait where the cores are busy. It is read
+# when the threads start, at the first parallel kernel.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 class Ran(NamedTuple):

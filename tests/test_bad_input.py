@@ -43,19 +43,28 @@ def one_line(ran) -> str:
     return line.removeprefix("isingmoe: error: ")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def traces(make_traces) -> xr.Dataset:
     return make_traces(n_positions=60, num_experts=4, weights=True, token_ids=True)
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch, traces) -> Path:
-    """The current folder, with valid traces, a fit and a comparison."""
-    monkeypatch.chdir(tmp_path)
-    im.save_traces(traces, "traces.nc")
+@pytest.fixture(scope="module")
+def valid_files(traces, tmp_path_factory) -> Path:
+    """Valid traces, a fit and a comparison."""
+    folder = tmp_path_factory.mktemp("valid")
+    im.save_traces(traces, folder / "traces.nc")
     fit = im.fit(traces)
-    fit.save("good.fit.nc")
-    im.compare(fit, traces, n_resamples=4, n_shuffles=2, n_folds=2).save("good.comparison.nc")
+    fit.save(folder / "good.fit.nc")
+    comparison = im.compare(fit, traces, n_resamples=4, n_shuffles=2, n_folds=2)
+    comparison.save(folder / "good.comparison.nc")
+    return folder
+
+
+@pytest.fixture
+def folder(valid_files, tmp_path, monkeypatch) -> Path:
+    """The current folder, with a copy of the valid files."""
+    shutil.copytree(valid_files, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -386,7 +395,7 @@ def test_bad_input_ends_in_one_line(folder, run_cli, traces, case):
 
 @pytest.mark.parametrize("command", ["fit", "info"])
 def test_input_is_checked_before_anything_is_done(folder, run_cli, traces, command):
-    unchecked(put(expert_index=((1, 4, 59, 0), 40))(traces))
+    unchecked(put(expert_index=((1, 4, 59, 0), 40))(traces.copy(deep=True)))
     with nothing_written(folder):
         assert one_line(run_cli(command, "bad.nc", "--layer", 3)).startswith("bad.nc: expert_index")
 
