@@ -49,7 +49,7 @@ def neighbour_overlap(
     Returns
     -------
     Dataset
-        Per layer and distance: `overlap` = mean |S_i and S_{i+d}| / k, `overlap_shuffled`
+        Per layer and distance: `overlap`, the mean number of common experts over k, `overlap_shuffled`
         (its exact expectation over random orders), `overlap_spread` (over the shuffles)
         and `overlap_z`; for ranked traces `repeat`, the probability that the primary
         expert is the same, with `repeat_shuffled`, `repeat_spread` and `repeat_z`.

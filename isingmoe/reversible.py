@@ -73,8 +73,8 @@ def maximise(counts: Array, max_iterations: int) -> ReversibleChain:
     joint = both / (m[:, None] + m)
     stationary = joint.sum(1)
     transition = joint / stationary[:, None]
-    J_variance, h_variance, trace_variance = _variances(n * both, n * leaving, transition)
-    return ReversibleChain(transition, J_variance, h_variance, trace_variance, converged)
+    J_variance, h_variance, trace = _variances(n * both, n * leaving, transition)
+    return ReversibleChain(transition, J_variance, h_variance, float(trace), converged)
 
 
 def _variances(both: Array, leaving: Array, transition: Array) -> tuple[Array, Array, Array]:
