@@ -19,6 +19,7 @@ extensions = [
 myst_enable_extensions = ["dollarmath"]
 exclude_patterns = ["_build"]
 html_theme = "pydata_sphinx_theme"
+html_sidebars = {"**": []}
 html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
 numpydoc_show_class_members = False
 autodoc_typehints = "none"

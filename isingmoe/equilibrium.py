@@ -11,7 +11,7 @@ from scipy.stats import chi2
 from isingmoe import _provenance
 from isingmoe._kernels import overlaps
 from isingmoe._schema import validate_structure
-from isingmoe.traces import pack_layer
+from isingmoe.traces import pack_layer, trace_name
 
 __all__ = ["load_balance", "load_entropy"]
 
@@ -76,7 +76,8 @@ def load_balance(traces: xr.Dataset) -> xr.Dataset:
         n, occupied = overlaps.occupancy_counts(sets, n_experts)
         if not n.sum():
             raise ValueError(
-                f"expert_index: expected a token in layer {int(traces['layer'][place])}, got none"
+                f"{trace_name(traces)}: expert_index: expected a token in layer "
+                f"{int(traces['layer'][place])}, got none; leave the layer out"
             )
         tokens.append(n.sum())
         served.append(occupied.sum(0))

@@ -49,10 +49,11 @@ def neighbour_overlap(
     Returns
     -------
     Dataset
-        Per layer and distance: `overlap`, the mean number of common experts over k, `overlap_shuffled`
-        (its exact expectation over random orders), `overlap_spread` (over the shuffles)
-        and `overlap_z`; for ranked traces `repeat`, the probability that the primary
-        expert is the same, with `repeat_shuffled`, `repeat_spread` and `repeat_z`.
+        Per layer and distance: `overlap`, the mean number of common experts over k,
+        `overlap_shuffled` (its exact expectation over random orders), `overlap_spread`
+        (over the shuffles) and `overlap_z`; for ranked traces `repeat`, the probability
+        that the primary expert is the same, with `repeat_shuffled`, `repeat_spread` and
+        `repeat_z`.
 
     Raises
     ------

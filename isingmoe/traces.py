@@ -48,7 +48,7 @@ def open_traces(path: str | os.PathLike[str], *, logits: bool = False) -> xr.Dat
     Returns
     -------
     Dataset
-        In memory; DESIGN of the variables in docs/traces.md.
+        In memory; docs/traces.md lists the variables.
 
     Raises
     ------

@@ -24,6 +24,9 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader of our output has had enough; click ends quietly.
+            raise
         except _EXPECTED as error:
             message = " ".join(str(error).split())
         except KeyboardInterrupt:

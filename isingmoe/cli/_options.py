@@ -30,7 +30,9 @@ __all__ = [
 TraceFile = Annotated[Path, typer.Argument(metavar="TRACES", help="traces.nc or traces.zarr")]
 Layers = Annotated[
     list[int] | None,
-    typer.Option("--layer", help="A layer by the model's own number; may be repeated.  [all]"),
+    typer.Option(
+        "--layer", help="A layer by the model's own number; may be repeated (default: all)"
+    ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]

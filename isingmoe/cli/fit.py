@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,16 +28,18 @@ def fit(
     traces: TraceFile,
     output: Output = None,
     chain: Annotated[
-        str | None,
-        typer.Option(help="potts (primary expert) or ising (each expert on or off).  [by trace]"),
-    ] = None,
-    coupling: Annotated[
-        str | None,
+        Literal["potts", "ising"] | None,
         typer.Option(
-            help="none, uniform, diagonal, symmetric or full.  [full; diagonal for ising]"
+            help="Of the primary expert, or of each expert on or off (default: potts where ranked)."
         ),
     ] = None,
-    field: Annotated[str, typer.Option(help="none or expert.")] = "expert",
+    coupling: Annotated[
+        Literal["none", "uniform", "diagonal", "symmetric", "full"] | None,
+        typer.Option(help="Of neighbouring states (default: full; diagonal for ising)."),
+    ] = None,
+    field: Annotated[
+        Literal["none", "expert"], typer.Option(help="Whether experts differ in their field.")
+    ] = "expert",
     pseudocount: Annotated[
         float, typer.Option(min=0, help="Added to the count of every pair of states.")
     ] = 0.5,

@@ -23,7 +23,7 @@ def plot(
     ] = Path("figure.png"),
     layer: Annotated[
         int | None,
-        typer.Option(help="Correlation decay of this layer.  [summary over all layers]"),
+        typer.Option(help="Correlation decay of this layer (default: summary over all layers)."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:

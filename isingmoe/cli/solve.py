@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -23,15 +23,18 @@ def solve(
     expert: Annotated[
         int | None, typer.Option(help="Which expert of a fit with Ising chains.")
     ] = None,
-    chain: Annotated[str, typer.Option(help="ising or potts.")] = "ising",
+    chain: Annotated[Literal["ising", "potts"], typer.Option(help="Without a fit.")] = "ising",
     J: Annotated[float | None, typer.Option("--J", help="Coupling of neighbours.")] = None,
     h: Annotated[float, typer.Option("--h", help="Field.")] = 0.0,
     n_experts: Annotated[int | None, typer.Option(help="States of a Potts chain.")] = None,
-    n_sites: Annotated[int | None, typer.Option(help="Sites.  [infinite]")] = None,
-    boundary: Annotated[str, typer.Option(help="open or periodic.")] = "open",
+    n_sites: Annotated[int | None, typer.Option(help="Sites (default: infinite).")] = None,
+    boundary: Annotated[
+        Literal["open", "periodic"], typer.Option(help="What joins the ends.")
+    ] = "open",
     temperature: Annotated[float, typer.Option(help="In units of J.")] = 1.0,
     max_distance: Annotated[
-        int | None, typer.Option(min=0, help="Largest distance of C(d).  [128, or the chain's]")
+        int | None,
+        typer.Option(min=0, help="Largest distance of C(d) (default: 128, or the chain's)."),
     ] = None,
     output: Output = None,
     overwrite: Overwrite = False,
@@ -60,7 +63,7 @@ def solve(
         chosen = im.IsingChain(
             J=J, h=h, n_sites=n_sites, boundary=boundary, temperature=temperature
         )
-    elif chain == "potts":
+    else:
         chosen = im.PottsChain(
             J=J,
             h=h,
@@ -69,8 +72,6 @@ def solve(
             boundary=boundary,
             temperature=temperature,
         )
-    else:
-        raise typer.BadParameter(f"expected ising or potts, got {chain!r}", param_hint="--chain")
     exact = im.solve(chosen, max_distance=max_distance)
     if output is not None:
         write_dataset(exact, output, overwrite=overwrite)

@@ -1,0 +1,61 @@
+"""What the documentation shows, run."""
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = ("isingmoe.chains", "isingmoe.inference", "isingmoe.transfer")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings(module):
+    found = doctest.testmod(importlib.import_module(module))
+    assert found.failed == 0
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
+def test_python_on_the_page_runs(page, tmp_path, monkeypatch):
+    import matplotlib as mpl
+
+    import isingmoe as im
+
+    mpl.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    im.save_traces(im.example_traces().isel(sequence=slice(40)), "traces.nc")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+    assert blocks
+    names = {}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    mpl.pyplot.close("all")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/commands.md"])
+def test_commands_on_the_page_exist(page):
+    from isingmoe.cli import app
+
+    known = {command.callback.__name__ for command in app.registered_commands}
+    text = (ROOT / page).read_text("utf-8")
+    mentioned = set(re.findall(r"^\|? ?`?isingmoe (\w+)", text, re.MULTILINE))
+    assert mentioned
+    assert mentioned <= known
+
+
+def test_every_command_is_documented():
+    from isingmoe.cli import app
+
+    text = (ROOT / "docs/commands.md").read_text("utf-8")
+    for command in app.registered_commands:
+        assert f"`isingmoe {command.callback.__name__}`" in text
+
+
+def test_every_public_name_is_in_the_reference():
+    import isingmoe
+
+    text = (ROOT / "docs/reference.md").read_text("utf-8")
+    for name in isingmoe.__all__:
+        assert re.search(rf":: {name}$", text, re.MULTILINE), name
