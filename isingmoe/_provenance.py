@@ -43,7 +43,11 @@ def describe(dataset: xr.Dataset) -> dict[str, Any]:
             "file": Path(dataset.encoding["source"]).name,
             "sha256": dataset.encoding["sha256"],
         }
-    return {"provenance": json.loads(dataset.attrs.get("provenance", "{}"))}
+    text = dataset.attrs.get("provenance", "{}")
+    try:
+        return {"provenance": json.loads(text)}
+    except ValueError:
+        return {"provenance": text}
 
 
 def record(

@@ -47,6 +47,7 @@ class Attribute:
     meaning: str
 
 
+_MAX_EXPERTS = int(np.iinfo(np.int16).max) + 1
 _TOKEN_DIMS = ("layer", "sequence", "position")
 
 VARIABLES = (
@@ -163,6 +164,11 @@ def _attribute_faults(traces: xr.Dataset) -> Iterator[str]:
             yield f"attribute ranked: expected 0 or 1, got {value}"
         elif attribute.name in ("num_experts", "top_k") and int(value) < 1:
             yield f"attribute {attribute.name}: expected at least 1, got {value}"
+        elif attribute.name == "num_experts" and int(value) > _MAX_EXPERTS:
+            yield (
+                f"attribute num_experts: expected at most {_MAX_EXPERTS}, what int16 ids can "
+                f"name, got {value}"
+            )
 
 
 def _variable_faults(traces: xr.Dataset) -> Iterator[str]:
@@ -192,7 +198,8 @@ def _variable_faults(traces: xr.Dataset) -> Iterator[str]:
             f"got {top_k}"
         )
     experts, num_experts = traces.sizes.get("expert"), traces.attrs.get("num_experts")
-    if experts is not None and "router_logit" in traces and experts != num_experts:
+    known = isinstance(num_experts, int | np.integer)
+    if known and experts is not None and "router_logit" in traces and experts != num_experts:
         yield f"router_logit: expected {num_experts} experts, got {experts}"
 
 
@@ -203,7 +210,7 @@ def _value_faults(traces: xr.Dataset) -> Iterator[str]:
     if bad.size:
         yield (
             f"length: expected 0 to {n_positions}, the size of dimension position, "
-            f"got {length[bad[0]]} at sequence {bad[0]}"
+            f"got {length[bad[0]]} at sequence {bad[0]}; correct it or pad the positions"
         )
         return
     layers = traces["layer"].values
@@ -223,10 +230,15 @@ def _id_faults(traces: xr.Dataset, length: np.ndarray) -> Iterator[str]:
         checking.PAST_THE_END: "expected -1 past the sequence's length, got {id}",
         checking.DUPLICATE: "expected different experts for one token, got {id} twice",
     }
+    remedy = {
+        checking.OUT_OF_RANGE: "; correct num_experts or the ids",
+        checking.DUPLICATE: "; keep one, and -1 for the other",
+    }
     for fault, place in enumerate(checking.find_id_faults(index, length, num_experts)):
         if place[0] >= 0:
             text = explained[fault].format(id=index[tuple(place)])
-            yield f"expert_index: {text}, first at index {_listed_index(dims, place)}"
+            where = f"first at index {_listed_index(dims, place)}"
+            yield f"expert_index: {text}, {where}{remedy.get(fault, '')}"
 
 
 def _weight_faults(traces: xr.Dataset) -> Iterator[str]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from isingmoe._provenance import fingerprint
 
-__all__ = ["check_output", "read_dataset", "replace_whole", "write_dataset"]
+__all__ = ["check_content", "check_output", "read_dataset", "replace_whole", "write_dataset"]
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _NETCDF3_SIGNATURE = b"CDF"
@@ -51,6 +54,27 @@ def read_dataset(path: str | os.PathLike[str], drop: tuple[str, ...] = ()) -> xr
     return dataset
 
 
+def check_content(
+    dataset: xr.Dataset,
+    path: str | os.PathLike[str],
+    *,
+    conventions: str,
+    variables: Iterable[str],
+    attributes: Iterable[str],
+    remedy: str,
+) -> None:
+    """Raise a ValueError where a file is not what it should be, or has lost a part of it."""
+    found = str(dataset.attrs.get("conventions", "none"))[:100]
+    if found != conventions:
+        raise ValueError(
+            f"{path}: attribute conventions: expected {conventions!r}, got {found!r}; {remedy}"
+        )
+    missing = [name for name in variables if name not in dataset.variables]
+    missing += [f"attribute {name}" for name in attributes if name not in dataset.attrs]
+    if missing:
+        raise ValueError(f"{path}: {', '.join(missing)}: missing; {remedy}")
+
+
 def _read_netcdf(path: Path, drop: tuple[str, ...]) -> xr.Dataset:
     with path.open("rb") as stream:
         start = stream.read(len(_HDF5_SIGNATURE))
@@ -61,7 +85,7 @@ def _read_netcdf(path: Path, drop: tuple[str, ...]) -> xr.Dataset:
             f"{path}: expected NetCDF-4, got NetCDF-3; convert it with `nccopy -k nc4`"
         )
     if start != _HDF5_SIGNATURE:
-        raise ValueError(f"{path}: expected NetCDF-4, got another kind of file")
+        raise ValueError(f"{path}: expected NetCDF-4, got another kind of file; check the name")
     try:
         with xr.open_dataset(
             path, engine="h5netcdf", mask_and_scale=False, drop_variables=drop
@@ -86,12 +110,15 @@ def _read_zarr(path: Path, drop: tuple[str, ...]) -> xr.Dataset:
             f"{path}: Zarr stores need zarr; install it with `pip install 'isingmoe[scale]'`"
         ) from None
     try:
-        with xr.open_zarr(
-            path, chunks=None, mask_and_scale=False, drop_variables=drop, consolidated=False
-        ) as dataset:
-            return dataset.load()
-    except (OSError, KeyError, ValueError) as error:
-        detail = str(error).splitlines()[0]
+        with warnings.catch_warnings():
+            # Of a variable without its description; whoever needs it will miss it.
+            warnings.simplefilter("ignore", UserWarning)
+            with xr.open_zarr(
+                path, chunks=None, mask_and_scale=False, drop_variables=drop, consolidated=False
+            ) as dataset:
+                return dataset.load()
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        detail = " ".join(str(error).split())
         raise ValueError(
             f"{path}: cannot be read as a Zarr store ({detail}); copy or write it again"
         ) from error
@@ -105,9 +132,12 @@ def check_output(path: str | os.PathLike[str], overwrite: bool) -> Path:
     FileExistsError
         If it exists and `overwrite` is false.
     OSError
-        If its folder does not exist or cannot be written to.
+        If it is a folder that is no Zarr store, or its folder does not exist or cannot be
+        written to.
     """
     path = Path(path)
+    if path.is_dir() and not (path.suffix == ".zarr" and _is_store(path)):
+        raise IsADirectoryError(f"{path}: is a folder; name a file in it")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path}: exists and is kept; say --overwrite, or another name")
     folder = path.parent
@@ -116,6 +146,10 @@ def check_output(path: str | os.PathLike[str], overwrite: bool) -> Path:
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{path}: folder {folder} cannot be written to; name another")
     return path
+
+
+def _is_store(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
 def write_dataset(
@@ -146,7 +180,15 @@ def write_dataset(
     """
     path = check_output(path, overwrite)
     if path.suffix == ".zarr":
-        return replace_whole(path, lambda part: dataset.to_zarr(part, mode="w", consolidated=False))
+        stored = {
+            name: _store_encoding(variable)
+            for name, variable in dataset.variables.items()
+            if variable.dtype.kind in "iuf"
+        }
+        return replace_whole(
+            path,
+            lambda part: dataset.to_zarr(part, mode="w", consolidated=False, encoding=stored),
+        )
     encoding = {
         name: {
             "zlib": True,
@@ -166,6 +208,16 @@ def write_dataset(
 def _chunks(variable: xr.Variable) -> tuple[int, ...]:
     """One layer to a chunk, which is how traces are read."""
     return tuple(1 if dim == "layer" else max(size, 1) for dim, size in variable.sizes.items())
+
+
+def _store_encoding(variable: xr.Variable) -> dict[str, Any]:
+    encoding: dict[str, Any] = {"_FillValue": None, "write_empty_chunks": True}
+    if variable.ndim:
+        encoding["chunks"] = _chunks(variable)
+    if variable.dtype.kind == "i":
+        # A chunk that is lost is read as this: an id and a length that cannot be.
+        encoding["fill_value"] = int(np.iinfo(variable.dtype).min)
+    return encoding
 
 
 def replace_whole(path: Path, write: Callable[[Path], object]) -> Path:

@@ -17,6 +17,9 @@ __all__ = ["Chain", "IsingChain", "PottsChain", "zero_sum"]
 
 BOUNDARIES = ("open", "periodic")
 
+# Beyond this the weights of a bond and a field leave the range of a double.
+_STRONGEST = 150
+
 
 @runtime_checkable
 class Chain(Protocol):
@@ -126,8 +129,15 @@ class _NearestNeighbour:
                     f"n_sites: expected at least {shortest} on a chain with "
                     f"{self.boundary} ends, got {self.n_sites}"
                 )
-        object.__setattr__(self, "J", _frozen_numbers("J", self.J))
-        object.__setattr__(self, "h", _frozen_numbers("h", self.h))
+        for name in ("J", "h"):
+            value = _frozen_numbers(name, getattr(self, name))
+            object.__setattr__(self, name, value)
+            strongest = float(np.max(np.abs(value), initial=0)) / self.temperature
+            if strongest > _STRONGEST:
+                raise ValueError(
+                    f"{name}: expected |{name}| / temperature of at most {_STRONGEST}, got "
+                    f"{strongest:.3g}; raise the temperature"
+                )
 
     def __repr__(self) -> str:
         parts = [f"{f.name}={_short(getattr(self, f.name))}" for f in fields(self)]

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe import _provenance
-from isingmoe._storage import read_dataset, write_dataset
+from isingmoe._storage import check_content, read_dataset, write_dataset
 from isingmoe._text import interval, number, plain, render, report, with_error
 from isingmoe.decay import decay_fit
 from isingmoe.equilibrium import load_balance
@@ -21,10 +21,33 @@ from isingmoe.inference import cross_validate
 from isingmoe.neighbours import near_distances, neighbour_overlap, overlap_columns
 from isingmoe.observables import CENTRES, correlation
 from isingmoe.stationary import markov_chain
+from isingmoe.traces import trace_name
 
 __all__ = ["Comparison", "compare", "open_comparison", "predicted_correlation"]
 
 CONVENTIONS = "isingmoe-comparison-1"
+
+# What the figures read.
+_VARIABLES = (
+    "layer",
+    "centre",
+    "distance",
+    "measured",
+    "measured_error",
+    "predicted",
+    "predicted_length",
+    "shuffled",
+    "correlation_length",
+    "correlation_length_low",
+    "correlation_length_high",
+    "kl",
+    "kl_null",
+    "self_coupling",
+    "self_coupling_error",
+    "bits_per_token",
+    "bits_load",
+    "bits_uniform",
+)
 
 Array = NDArray[np.floating]
 Track = Callable[[Iterable[int], str], Iterable[int]]
@@ -301,11 +324,14 @@ def open_comparison(path: str | os.PathLike[str]) -> Comparison:
         If the file cannot be read or holds something else.
     """
     data = read_dataset(path)
-    if data.attrs.get("conventions") != CONVENTIONS:
-        raise ValueError(
-            f"{path}: attribute conventions: expected {CONVENTIONS!r}, got "
-            f"{plain(data.attrs.get('conventions', 'none'))!r}; make one with `isingmoe compare`"
-        )
+    check_content(
+        data,
+        path,
+        conventions=CONVENTIONS,
+        variables=_VARIABLES,
+        attributes=("chain", "coupling", "field", "model"),
+        remedy="make one with `isingmoe compare`",
+    )
     return Comparison(data)
 
 
@@ -318,13 +344,16 @@ def _matching(fit: Fit, traces: xr.Dataset) -> xr.Dataset:
     experts, expected = traces.attrs.get("num_experts"), fit.data.attrs["num_experts"]
     if experts != expected:
         raise ValueError(
-            f"num_experts: expected {expected} as in the fit, got {experts}; these traces are of "
-            "another model"
+            f"{trace_name(traces)}: num_experts: expected {expected} as in the fit, got "
+            f"{experts}; these traces are of another model"
         )
     layers = fit.data["layer"].values
     missing = np.setdiff1d(layers, traces["layer"].values)
     if missing.size:
-        raise ValueError(f"layer: the fit has {missing.tolist()}, the traces do not; fit again")
+        raise ValueError(
+            f"{trace_name(traces)}: layer: the fit has {missing.tolist()}, the traces do not; "
+            "fit again"
+        )
     return traces.sel(layer=layers)
 
 

@@ -48,7 +48,7 @@ def windows(traces: xr.Dataset, length: int, *, stride: int | None = None) -> xr
         longest = int(traces["length"].max())
         raise ValueError(f"length: expected at most {longest}, the longest sequence, got {length}")
     position = start[:, None] + np.arange(length)
-    cut = _gather(traces, origin[:, None], position)
+    cut = _gather(traces, origin[:, None], position, owner=origin)
     first = traces["start_position"].values[origin] if "start_position" in traces else 0
     cut["length"] = ("sequence", np.full(len(start), length, np.int32), traces["length"].attrs)
     declared = next(v for v in VARIABLES if v.name == "start_position")
@@ -57,7 +57,11 @@ def windows(traces: xr.Dataset, length: int, *, stride: int | None = None) -> xr
         (first + start).astype(np.int32),
         {"long_name": declared.long_name, "units": declared.units},
     )
-    return cut.assign(window_of=("sequence", origin, {"long_name": "sequence it was cut from"}))
+    about = {"long_name": "index of the sequence it was cut from", "units": "1"}
+    provenance = _provenance.record(
+        "windows", {"length": length, "stride": stride}, inputs=_provenance.describe(traces)
+    )
+    return cut.assign(window_of=("sequence", origin, about)).assign_attrs(provenance=provenance)
 
 
 def baseline(traces: xr.Dataset, kind: str, *, seed: int = 0) -> xr.Dataset:
@@ -69,8 +73,9 @@ def baseline(traces: xr.Dataset, kind: str, *, seed: int = 0) -> xr.Dataset:
     kind : {"random", "shuffled", "position-shuffled"}
         random: every token gets k experts of a uniform router. shuffled: the tokens of
         each sequence in random order, so that the load of every sequence stays and the
-        order goes. position-shuffled: the tokens at each position exchanged between
-        sequences, so that the rates over position stay and the neighbours go.
+        order goes. position-shuffled: the tokens at each position of the sequences
+        (counted from their first recorded token) exchanged between them, so that the rates
+        over position stay and the neighbours go.
     seed : int
 
     Returns
@@ -126,19 +131,20 @@ def _random_router(traces: xr.Dataset, rng: np.random.Generator) -> xr.Dataset:
     return traces[kept].assign(expert_index=index.copy(data=drawn))
 
 
-def _gather(traces: xr.Dataset, sequence: Any, position: Any) -> xr.Dataset:
-    """Tokens taken from the given sequences and positions, arrays (sequence, position)."""
+def _gather(traces: xr.Dataset, sequence: Any, position: Any, owner: Any = None) -> xr.Dataset:
+    """Tokens taken from the given sequences and positions, arrays (sequence, position).
+
+    What belongs to a whole sequence comes from the sequences `owner`, the same ones by default.
+    """
     sequence, position = np.broadcast_arrays(sequence, position)
+    owner = slice(None) if owner is None else owner
     variables = {}
     for name, variable in traces.data_vars.items():
         dims = variable.dims
-        if "position" in dims:
-            values = variable.values
-            if dims[0] == "layer":
-                values = values[:, sequence, position]
-            else:
-                values = values[sequence, position]
-            variables[name] = (dims, values, variable.attrs)
-        elif dims == ("sequence",) and traces.sizes["sequence"] == len(sequence):
-            variables[name] = (dims, variable.values.copy(), variable.attrs)
+        if dims[:3] == ("layer", "sequence", "position"):
+            variables[name] = (dims, variable.values[:, sequence, position], variable.attrs)
+        elif dims[:2] == ("sequence", "position"):
+            variables[name] = (dims, variable.values[sequence, position], variable.attrs)
+        elif dims == ("sequence",):
+            variables[name] = (dims, variable.values[owner].copy(), variable.attrs)
     return xr.Dataset(variables, coords={"layer": traces["layer"]}, attrs=traces.attrs)

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from isingmoe._storage import read_dataset, write_dataset
+from isingmoe._storage import check_content, read_dataset, write_dataset
 from isingmoe._text import number, plain, render, report, with_error
 from isingmoe.chains import IsingChain, PottsChain
 from isingmoe.likelihood import MaximumLikelihood
@@ -18,6 +18,33 @@ from isingmoe.likelihood import MaximumLikelihood
 __all__ = ["CONVENTIONS", "Fit", "open_fit"]
 
 CONVENTIONS = "isingmoe-fit-1"
+
+# What a comparison and a report read.
+_VARIABLES = (
+    "layer",
+    "expert",
+    "J",
+    "h",
+    "J_spread",
+    "self_coupling",
+    "self_coupling_error",
+    "correlation_length",
+    "bits_per_token",
+    "bits_load",
+    "bits_uniform",
+    "n_parameters",
+    "n_pairs",
+)
+_ATTRIBUTES = (
+    "chain",
+    "coupling",
+    "field",
+    "pseudocount",
+    "max_iterations",
+    "model",
+    "num_experts",
+    "top_k",
+)
 
 Array = NDArray[np.floating]
 
@@ -146,9 +173,12 @@ def open_fit(path: str | os.PathLike[str]) -> Fit:
         If the file cannot be read or holds something else.
     """
     data = read_dataset(path)
-    if data.attrs.get("conventions") != CONVENTIONS:
-        raise ValueError(
-            f"{path}: attribute conventions: expected {CONVENTIONS!r}, got "
-            f"{plain(data.attrs.get('conventions', 'none'))!r}; make a fit with `isingmoe fit`"
-        )
+    check_content(
+        data,
+        path,
+        conventions=CONVENTIONS,
+        variables=_VARIABLES,
+        attributes=_ATTRIBUTES,
+        remedy="make a fit with `isingmoe fit`",
+    )
     return Fit(data)

@@ -126,8 +126,20 @@ def neighbour_overlap(
 
 
 def near_distances(traces: xr.Dataset) -> list[int]:
-    """Distances 1, 2, 4, 8, 16, as far as the longest sequence has them."""
-    return [d for d in (1, 2, 4, 8, 16) if d == 1 or d < int(traces["length"].max())]
+    """Distances 1, 2, 4, 8, 16, as far as the longest sequence has them.
+
+    Raises
+    ------
+    ValueError
+        If no sequence has two tokens.
+    """
+    longest = int(traces["length"].max())
+    if longest < 2:
+        raise ValueError(
+            f"{trace_name(traces)}: length: expected a sequence of at least two tokens, "
+            f"got {longest}; a chain needs longer sequences"
+        )
+    return [d for d in (1, 2, 4, 8, 16) if d < longest]
 
 
 def overlap_columns(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -182,6 +183,23 @@ def plot_layers(comparison: Comparison) -> Figure:
     return figure
 
 
+def check_figure(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """A path that a figure can be written to.
+
+    Raises
+    ------
+    OSError
+        As `save_figure` does.
+    ValueError
+        If the ending is not a format that matplotlib knows.
+    """
+    path = check_output(path, overwrite)
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in known:
+        raise ValueError(f"{path}: expected an ending of {', '.join(sorted(known))}")
+    return path
+
+
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write a figure; the ending of the name says in which format.
 
@@ -192,8 +210,5 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool
     ValueError
         If the ending is not a format that matplotlib knows.
     """
-    path = check_output(path, overwrite)
-    known = figure.canvas.get_supported_filetypes()
-    if path.suffix.lstrip(".").lower() not in known:
-        raise ValueError(f"{path}: expected an ending of {', '.join(sorted(known))}")
+    path = check_figure(path, overwrite)
     return replace_whole(path, lambda part: figure.savefig(part, dpi=160))

@@ -36,7 +36,7 @@ class TraceInfo:
         facts = [
             f"{plain(a['name'])}: {plain(a['model'])}",
             f"{data.sizes['layer']} layers, {a['num_experts']} experts, top-{a['top_k']}, "
-            f"{order}; variables {a['variables']}",
+            f"{order}; variables {plain(a['variables'])}",
             f"{a['n_sequences']} sequences of {a['shortest']} to {a['longest']} tokens, "
             f"{a['n_tokens']} tokens",
         ]

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from isingmoe import _provenance
 from isingmoe._kernels import overlaps
 from isingmoe._schema import CONVENTIONS, VARIABLES, trace_name, validate
 from isingmoe._storage import read_dataset, write_dataset
@@ -156,7 +157,7 @@ def traces_from_arrays(
         variable = declared[name]
         array = np.asarray(values)
         if array.dtype.name not in variable.dtypes and array.dtype.kind == "i":
-            array = array.astype(variable.dtypes[0])
+            array = _as_declared(name, array, variable.dtypes[0])
         attributes = {"long_name": variable.long_name, "units": variable.units}
         data[name] = (variable.dims, array, attributes)
     attrs = {
@@ -165,9 +166,22 @@ def traces_from_arrays(
         "num_experts": int(num_experts),
         "top_k": int(index.shape[3]),
         "ranked": int(ranked),
+        "provenance": _provenance.record("traces_from_arrays", {"variables": sorted(given)}),
     }
     coords = {"layer": data.pop("layer")}
     return validate(xr.Dataset(data, coords=coords, attrs=attrs))
+
+
+def _as_declared(name: str, array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    converted = array.astype(dtype)
+    wrapped = converted != array
+    if wrapped.any():
+        limits = np.iinfo(dtype)
+        raise ValueError(
+            f"{name}: expected {limits.min} to {limits.max}, what {dtype} holds, "
+            f"got {array[wrapped][0]}"
+        )
+    return converted
 
 
 def each_layer(traces: xr.Dataset, track: Track | None) -> Iterable[int]:
@@ -192,6 +206,11 @@ def select_layers(traces: xr.Dataset, layer: list[int] | None) -> xr.Dataset:
         raise ValueError(
             f"{trace_name(traces)}: layer: expected some of {_ranges(known)}, "
             f"got {_ranges(unknown)}"
+        )
+    if len(set(layer)) < len(layer):
+        raise ValueError(
+            f"{trace_name(traces)}: layer: expected different numbers, "
+            f"got {', '.join(map(str, layer))}"
         )
     return traces.sel(layer=list(layer))
 
@@ -259,7 +278,8 @@ def pack_layer(traces: xr.Dataset, place: int, *, primary: bool) -> NDArray[np.u
     index = traces["expert_index"].values[place]
     if primary:
         index = primary_expert(traces).values[place][..., None]
-    sets, highest = overlaps.pack_sets(index, -(-n_experts // 64))
+    # One memory layout means one compiled kernel.
+    sets, highest = overlaps.pack_sets(np.ascontiguousarray(index), -(-n_experts // 64))
     if highest >= n_experts:
         raise ValueError(
             f"{trace_name(traces)}: expert_index: expected ids below num_experts = {n_experts}, "

@@ -351,13 +351,11 @@ CASES = {
         "bad.nc: layer: the fit has [7], the traces do not; fit again",
         ("compare", "good.fit.nc", "bad.nc"),
     ),
-    "unknown chain": Case(
-        None, "chain: expected one of ising, potts, got 'x'", ("fit", "traces.nc", "--chain", "x")
-    ),
-    "unknown coupling": Case(
+    "coupling that spins do not have": Case(
         None,
-        "coupling: expected one of none, uniform, diagonal, symmetric, full, got 'x'",
-        ("fit", "traces.nc", "--coupling", "x"),
+        "coupling: the Ising chain of an expert is coupled to itself alone; expected none, uniform "
+        "or diagonal, got 'full'",
+        ("fit", "traces.nc", "--chain", "ising", "--coupling", "full"),
     ),
     "pair that never occurs": Case(
         two_by_turns,
@@ -559,6 +557,8 @@ def test_an_interrupted_write_leaves_no_file(folder, run_cli, monkeypatch, owner
         ("fit",),
         ("fit", "traces.nc", "--bogus"),
         ("fit", "traces.nc", "--layer", "x"),
+        ("fit", "traces.nc", "--chain", "x"),
+        ("fit", "traces.nc", "--coupling", "x"),
         ("fit", "traces.nc", "--pseudocount", -1),
         ("fit", "traces.nc", "--max-distance", 0),
         ("fit", "traces.nc", "--seed", -1),
@@ -611,7 +611,10 @@ def test_a_hostile_name_of_a_model_is_harmless(folder, run_cli, traces):
         if command[0] in ("info", "fit", "compare") and "--json" not in command:
             # Markup is text: it is shown as it is written.
             assert "[bold red]rich[/]" in ran.stdout
-    assert im.open_fit("bad.fit.nc").data.attrs["model"] == HOSTILE
+    fit, comparison = im.open_fit("bad.fit.nc"), im.open_comparison("bad.comparison.nc")
+    assert fit.data.attrs["model"] == HOSTILE
+    for shown in (fit, comparison, im.info(im.open_traces("bad.nc"))):
+        assert harmless(str(shown))
     assert not Path("pwned").exists()
 
 

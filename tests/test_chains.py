@@ -109,6 +109,8 @@ def test_parameters_cannot_be_changed():
         ),
         (IsingChain, {"J": 1, "temperature": np.nan}, "temperature: expected a positive number"),
         (IsingChain, {"J": np.nan}, "J: expected finite numbers, got nan"),
+        (IsingChain, {"J": 1e308}, r"J: expected \|J\| / temperature of at most 150"),
+        (PottsChain, {"J": [0, 1], "h": 1, "temperature": 1e-300}, "raise the temperature"),
         (IsingChain, {"J": "strong"}, "J: expected numbers, got 'strong'"),
         (IsingChain, {"J": [1, 2]}, r"J: expected a number, got shape \(2,\)"),
         (IsingChain, {"J": 1, "n_sites": 0}, "n_sites: expected at least 1"),

@@ -11,11 +11,12 @@ import typer
 from typer.core import TyperGroup
 
 from isingmoe.cli import compare, example, fit, info, plot, solve
+from isingmoe.cli._options import printable
 from isingmoe.errors import ConvergenceError
 
 __all__ = ["app", "main"]
 
-_EXPECTED = (ValueError, TypeError, OSError, ImportError, ConvergenceError)
+_EXPECTED = (ValueError, TypeError, OSError, ImportError, MemoryError, ConvergenceError)
 
 
 class _Commands(TyperGroup):
@@ -28,10 +29,10 @@ class _Commands(TyperGroup):
             # The reader of our output has had enough; click ends quietly.
             raise
         except _EXPECTED as error:
-            message = " ".join(str(error).split())
+            message = str(error)
         except KeyboardInterrupt:
             message = "interrupted; no file was left half-written"
-        typer.echo(f"isingmoe: error: {message}", err=True)
+        typer.echo(f"isingmoe: error: {' '.join(printable(message).split())}", err=True)
         raise typer.Exit(1)
 
 
@@ -74,7 +75,7 @@ def _top(
 
 
 def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    typer.echo(f"isingmoe: warning: {' '.join(str(message).split())}", err=True)
+    typer.echo(f"isingmoe: warning: {' '.join(printable(str(message)).split())}", err=True)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,8 +24,10 @@ __all__ = [
     "Seed",
     "TraceFile",
     "beside",
+    "check_target",
     "emit_json",
     "emit_text",
+    "printable",
 ]
 
 TraceFile = Annotated[Path, typer.Argument(metavar="TRACES", help="traces.nc or traces.zarr")]
@@ -40,7 +43,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 MaxDistance = Annotated[int, typer.Option(min=1, help="Largest distance of C(d), in tokens.")]
 Resamples = Annotated[int, typer.Option(min=2, help="Bootstrap resamples of the sequences.")]
 Folds = Annotated[int, typer.Option(min=0, help="Folds of the held-out score; 0 for none.")]
-Seed = Annotated[int, typer.Option(help="Seed of bootstrap, shuffles and folds.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of bootstrap, shuffles and folds.")]
 
 
 def beside(traces: Path, kind: str) -> Path:
@@ -53,9 +56,31 @@ def beside(traces: Path, kind: str) -> Path:
     return folder / name
 
 
+def check_target(path: Path, overwrite: bool, *inputs: Path) -> Path:
+    """A path that can be written to and is not read by the same command.
+
+    Raises
+    ------
+    ValueError
+        If it is one of the inputs.
+    OSError
+        As `check_output` does.
+    """
+    from isingmoe._storage import check_output
+
+    if path.resolve() in [file.resolve() for file in inputs]:
+        raise ValueError(f"{path}: is read, and cannot be written to; name another output")
+    return check_output(path, overwrite)
+
+
+def printable(text: str) -> str:
+    """A text without control characters, which a terminal would obey, but with its lines."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
 def emit_text(text: object) -> None:
     """Print a report."""
-    typer.echo(str(text))
+    typer.echo(printable(str(text)))
 
 
 def emit_json(dataset: xr.Dataset, dims: tuple[str, ...], **more: Any) -> None:
@@ -73,11 +98,11 @@ def emit_json(dataset: xr.Dataset, dims: tuple[str, ...], **more: Any) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity: null stands for it."""
+    """JSON has neither infinity nor NaN: null stands for them."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_finite(item) for item in value]
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

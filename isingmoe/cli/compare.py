@@ -18,6 +18,7 @@ from isingmoe.cli._options import (
     Seed,
     TraceFile,
     beside,
+    check_target,
     emit_json,
     emit_text,
 )
@@ -43,10 +44,9 @@ def compare(
 
     Example: isingmoe compare fit.nc traces.nc --max-distance 128
     """
-    from isingmoe._storage import check_output
     from isingmoe._text import track
 
-    target = check_output(output or beside(traces, "comparison"), overwrite)
+    target = check_target(output or beside(traces, "comparison"), overwrite, fit, traces)
     result = im.compare(
         im.open_fit(fit),
         im.open_traces(traces),

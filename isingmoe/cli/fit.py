@@ -19,6 +19,7 @@ from isingmoe.cli._options import (
     Seed,
     TraceFile,
     beside,
+    check_target,
     emit_json,
     emit_text,
 )
@@ -60,13 +61,14 @@ def fit(
 
     Example: isingmoe fit traces.nc --coupling symmetric --figure layers.png
     """
-    from isingmoe._storage import check_output
     from isingmoe._text import track
     from isingmoe.traces import select_layers
 
-    target = check_output(output or beside(traces, "fit"), overwrite)
+    target = check_target(output or beside(traces, "fit"), overwrite, traces)
     if figure is not None:
-        check_output(figure, overwrite)
+        from isingmoe.plotting import check_figure
+
+        check_figure(figure, overwrite)
     opened = select_layers(im.open_traces(traces), layer)
     result = im.fit(
         opened,

@@ -34,10 +34,9 @@ def plot(
     import matplotlib
 
     matplotlib.use("Agg")
-    from isingmoe._storage import check_output
-    from isingmoe.plotting import save_figure
+    from isingmoe.plotting import check_figure, save_figure
 
-    check_output(output, overwrite)
+    check_figure(output, overwrite)
     opened = im.open_comparison(comparison)
     figure = im.plot_layers(opened) if layer is None else _decay_figure(opened, layer)
     save_figure(figure, output, overwrite=overwrite)

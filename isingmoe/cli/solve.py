@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import isingmoe as im
-from isingmoe.cli._options import Json, Output, Overwrite, emit_json, emit_text
+from isingmoe.cli._options import (
+    Json,
+    Output,
+    Overwrite,
+    check_target,
+    emit_json,
+    emit_text,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,10 +55,10 @@ def solve(
     """
     from dataclasses import replace
 
-    from isingmoe._storage import check_output, write_dataset
+    from isingmoe._storage import write_dataset
 
     if output is not None:
-        check_output(output, overwrite)
+        check_target(output, overwrite, *([] if fit is None else [fit]))
     if fit is not None:
         if J is not None or layer is None:
             raise typer.BadParameter("a fit needs --layer and takes no --J")
