@@ -290,7 +290,7 @@ def test_a_second_fit_does_not_overwrite_the_first(folder, run_cli):
         ("compare", "known.fit.nc", "traces.nc", "--shuffles", 2, *QUICK),
         ("solve", "--J", 0),
         # The correlation length is infinite in doubles.
-        ("solve", "--J", 300),
+        ("solve", "--chain", "potts", "--n-experts", 3, "--J", 140),
         ("solve", "--J", -0.5, "--n-sites", 1),
     ],
     ids=lambda command: " ".join(map(str, command)),

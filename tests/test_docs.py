@@ -40,7 +40,9 @@ def test_commands_on_the_page_exist(page):
 
     known = {command.callback.__name__ for command in app.registered_commands}
     text = (ROOT / page).read_text("utf-8")
-    mentioned = set(re.findall(r"^\|? ?`?isingmoe (\w+)", text, re.MULTILINE))
+    shown = re.findall(r"```(?!python)\w*\n(.*?)```|`(isingmoe [a-z][^`]*)`", text, re.DOTALL)
+    lines = "\n".join(block + "\n" + inline for block, inline in shown)
+    mentioned = set(re.findall(r"^isingmoe ([a-z]+)", lines, re.MULTILINE))
     assert mentioned
     assert mentioned <= known
 
