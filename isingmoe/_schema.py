@@ -128,7 +128,7 @@ def validate(traces: xr.Dataset, where: str | None = None) -> xr.Dataset:
 
 
 def validate_structure(traces: xr.Dataset, where: str | None = None) -> None:
-    """Check the attributes, dims and dtypes of a trace, but not its values.
+    """Check the attributes, dims, dtypes and lengths of a trace, but not its other values.
 
     Raises
     ------
@@ -136,6 +136,7 @@ def validate_structure(traces: xr.Dataset, where: str | None = None) -> None:
         With every fault found.
     """
     faults = [*_attribute_faults(traces), *_variable_faults(traces)]
+    faults = faults or list(_length_faults(traces))
     if faults:
         raise TraceSchemaError(where or trace_name(traces), faults)
 
@@ -181,7 +182,7 @@ def _variable_faults(traces: xr.Dataset) -> Iterator[str]:
         if found.dims != variable.dims:
             yield (
                 f"{variable.name}: expected dims {_listed(variable.dims)}, "
-                f"got {_listed(found.dims)}; transpose or rename them"
+                f"got {_listed(found.dims)}; {_dims_remedy(variable, found.dims)}"
             )
         if found.dtype.name not in variable.dtypes:
             yield (
@@ -203,7 +204,7 @@ def _variable_faults(traces: xr.Dataset) -> Iterator[str]:
         yield f"router_logit: expected {num_experts} experts, got {experts}"
 
 
-def _value_faults(traces: xr.Dataset) -> Iterator[str]:
+def _length_faults(traces: xr.Dataset) -> Iterator[str]:
     length = traces["length"].values
     n_positions = traces.sizes["position"]
     bad = np.flatnonzero((length < 0) | (length > n_positions))
@@ -212,11 +213,19 @@ def _value_faults(traces: xr.Dataset) -> Iterator[str]:
             f"length: expected 0 to {n_positions}, the size of dimension position, "
             f"got {length[bad[0]]} at sequence {bad[0]}; correct it or pad the positions"
         )
-        return
+
+
+def _dims_remedy(variable: Variable, found: tuple[object, ...]) -> str:
+    if found == tuple(dim for dim in variable.dims if dim != "layer"):
+        return "select layers with a list, as traces.sel(layer=[7])"
+    return "transpose or rename them"
+
+
+def _value_faults(traces: xr.Dataset) -> Iterator[str]:
     layers = traces["layer"].values
     if len(np.unique(layers)) < len(layers):
         yield f"layer: expected different numbers, got {layers.tolist()}"
-    yield from _id_faults(traces, length)
+    yield from _id_faults(traces, traces["length"].values)
     if "gate_weight" in traces:
         yield from _weight_faults(traces)
 

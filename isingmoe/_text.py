@@ -24,7 +24,9 @@ def plain(text: object, limit: int = 100) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number to so many decimals; infinity as a sign."""
+    """A number to so many decimals; infinity as a sign, none as a dash."""
+    if np.isnan(value):
+        return "–"
     if np.isposinf(value):
         return "∞"
     return f"{value:.{digits}f}"
@@ -42,6 +44,8 @@ def about(long_name: str, units: str = "1") -> dict[str, str]:
 
 def interval(value: float, low: float, high: float, digits: int = 1) -> str:
     """A value and its 95 % interval."""
+    if np.isnan(low):
+        return number(value, digits)
     ends = f"{number(low, digits)}..{number(high, digits)}"
     return f"{number(value, digits)} [{ends}]"
 

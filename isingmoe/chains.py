@@ -115,14 +115,11 @@ class _NearestNeighbour:
     def __post_init__(self) -> None:
         if self.boundary not in BOUNDARIES:
             raise ValueError(f"boundary: expected 'open' or 'periodic', got {self.boundary!r}")
-        if not (np.isfinite(self.temperature) and self.temperature > 0):
+        temperature = _frozen_numbers("temperature", self.temperature)
+        if np.ndim(temperature) or temperature <= 0:
             raise ValueError(f"temperature: expected a positive number, got {self.temperature!r}")
         if self.n_sites is not None:
-            if not isinstance(self.n_sites, int | np.integer) or isinstance(self.n_sites, bool):
-                raise TypeError(
-                    "n_sites: expected an integer or None (the infinite chain), "
-                    f"got {self.n_sites!r}"
-                )
+            _whole("n_sites", self.n_sites)
             shortest = 3 if self.boundary == "periodic" else 1
             if self.n_sites < shortest:
                 raise ValueError(
@@ -289,7 +286,7 @@ class PottsChain(_NearestNeighbour):
             if np.ndim(getattr(self, name))
         }
         if self.n_experts is not None:
-            sizes["n_experts"] = int(self.n_experts)
+            sizes["n_experts"] = _whole("n_experts", self.n_experts)
         if not sizes:
             raise ValueError("n_experts: expected the number of states, got None")
         if len(set(sizes.values())) > 1:
@@ -327,6 +324,12 @@ class PottsChain(_NearestNeighbour):
     def observable(self) -> NDArray[np.float64]:
         """The occupancy of each expert, (q, q)."""
         return np.eye(self.n_states)
+
+
+def _whole(name: str, value: Any) -> int:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer or None, got {value!r}")
+    return int(value)
 
 
 def _frozen_numbers(name: str, value: Any) -> Any:

@@ -17,7 +17,7 @@ from isingmoe._text import interval, number, plain, render, report, with_error
 from isingmoe.decay import decay_fit
 from isingmoe.equilibrium import load_balance
 from isingmoe.fitted import Fit
-from isingmoe.inference import cross_validate
+from isingmoe.inference import cross_validate, score
 from isingmoe.neighbours import near_distances, neighbour_overlap, overlap_columns
 from isingmoe.observables import CENTRES, correlation
 from isingmoe.stationary import markov_chain
@@ -90,7 +90,7 @@ class Comparison:
             return [number(v) for v in (data[name] - data[self._score()]).values]
 
         held_out = "held_out_bits" in data
-        columns = {
+        columns: dict[str, Any] = {
             "layer": data["layer"].values,
             "self-coupling J": [
                 with_error(*pair)
@@ -101,26 +101,27 @@ class Comparison:
             "spread": [number(v, 2) for v in data["J_spread"].values],
             "ξ chain": [number(v, 2) for v in data["predicted_length"].values],
             "ξ measured": lengths("global"),
-            "ξ within texts": lengths("sequence"),
+            "ξ within texts": lengths("sequence") if "sequence" in data["centre"] else [],
             "KL": [number(v, 4) for v in data["kl"].values],
             "bits/token": [number(v) for v in data[self._score()].values],
             "vs load": gain("held_out_bits_load" if held_out else "bits_load"),
             "vs uniform": gain("bits_uniform"),
         }
+        columns = {name: column for name, column in columns.items() if len(column)}
         a = data.attrs
         title = (
             f"{plain(a['model'])}: {a['chain']} chain, coupling {a['coupling']}, field "
             f"{a['field']}; {a['n_sequences']} sequences, {a['n_tokens']} tokens"
         )
-        score = (
-            f"bits/token on held-out sequences ({a['n_folds']} folds)"
-            if held_out
-            else "bits/token in sample (one sequence: none to hold out)"
-        )
+        scored = "bits/token in sample"
+        if held_out:
+            scored = f"bits/token on held-out sequences ({a['n_folds']} folds)"
+        elif not a["same_data"]:
+            scored = "bits/token of this fit on these traces, which it was not fitted to"
         lines = [
             "J at T = 1, zero-sum gauge, ± standard error; ξ in tokens with a 95 % bootstrap "
             "interval, by the decay of C(d); KL of the load from uniform in nats;",
-            f"{score}; vs load, vs uniform: bits gained over independent tokens with the same "
+            f"{scored}; vs load, vs uniform: bits gained over independent tokens with the same "
             "load, and over a uniform router.",
         ]
         if a["chain"] == "ising":
@@ -152,9 +153,8 @@ def predicted_correlation(fit: Fit, max_distance: int) -> xr.DataArray:
     """
     data = fit.data
     curve = np.empty((data.sizes["layer"], max_distance + 1))
+    _, transition, stationary = markov_chain(fit.log_weight())
     if data.attrs["chain"] == "potts":
-        log_weight = data["J"].values + data["h"].values[:, None, :]
-        _, transition, stationary = markov_chain(log_weight)
         # P - 1 pi in powers: the tail keeps its precision.
         decaying = transition - stationary[:, None, :]
         connected = np.eye(data.sizes["expert"]) - stationary[:, None, :]
@@ -162,10 +162,6 @@ def predicted_correlation(fit: Fit, max_distance: int) -> xr.DataArray:
             curve[:, d] = (stationary * np.diagonal(connected, axis1=1, axis2=2)).sum(1)
             connected = connected @ decaying
     else:
-        spin = np.array([-1.0, 1.0])
-        log_weight = data["J"].values[..., None, None] * np.outer(spin, spin)
-        log_weight = log_weight + data["h"].values[..., None, None] * spin
-        _, transition, stationary = markov_chain(log_weight)
         second = transition[..., 1, 1] - transition[..., 0, 1]
         variance = stationary[..., 0] * stationary[..., 1]
         for d in range(max_distance + 1):
@@ -198,8 +194,8 @@ def compare(
     traces : Dataset
         Those it was fitted to, or others of the same model.
     centres : iterable of {"global", "position", "sequence"}
-        The means that measured correlations are taken about; "position" is left out
-        where there is one sequence.
+        The means that measured correlations are taken about, "global" among them;
+        "position" is left out where there is one sequence.
     max_distance : int
         Largest distance of the correlations.
     n_resamples : int
@@ -208,7 +204,8 @@ def compare(
         Random orders behind the spread of the shuffled overlaps; 0 leaves the overlaps
         out.
     n_folds : int
-        Folds for the held-out score of the same kind of chain.
+        Folds for the held-out score of the same kind of chain, if these are the traces it
+        was fitted to; others score the fit as it is. 0 for none.
     seed : int
     track : callable, optional
         Wraps an iteration over layers, given what it is for.
@@ -226,9 +223,10 @@ def compare(
     -----
     `predicted_length` of a Potts chain is -1 / ln of the second eigenvalue's modulus. The
     Ising chains of a layer each have their own; for them it is the decay of the summed
-    C(d), fitted over the distances at which the measured one is above its error.
+    C(d), fitted over the distances at which it is above twice the error of the measured one.
     """
     traces = _matching(fit, traces)
+    centres = _checked_centres(centres)
     chain = fit.data.attrs["chain"]
     curves = [
         correlation(
@@ -255,11 +253,8 @@ def compare(
             "self_coupling",
             "self_coupling_error",
             "J_spread",
-            "bits_per_token",
-            "bits_load",
             "bits_uniform",
             "n_parameters",
-            "n_pairs",
         ]
     ]
     data = xr.merge(
@@ -284,7 +279,9 @@ def compare(
             track=_tracked(track, "overlap of neighbours"),
         )
         data = data.assign(near.rename(distance="overlap_distance").data_vars)
-    folds = min(n_folds, traces.sizes["sequence"])
+    scored, is_known = score(fit, traces)
+    data = data.assign(scored.data_vars)
+    folds = min(n_folds, traces.sizes["sequence"]) if is_known else 0
     if folds > 1:
         held_out = cross_validate(
             traces,
@@ -300,6 +297,7 @@ def compare(
         "conventions": CONVENTIONS,
         **{name: fit.data.attrs[name] for name in names},
         **arguments,
+        "same_data": int(is_known),
         "n_sequences": traces.sizes["sequence"],
         "n_tokens": int(traces["length"].sum()),
         "provenance": _provenance.record(
@@ -333,6 +331,16 @@ def open_comparison(path: str | os.PathLike[str]) -> Comparison:
         remedy="make one with `isingmoe compare`",
     )
     return Comparison(data)
+
+
+def _checked_centres(centres: Iterable[str]) -> tuple[str, ...]:
+    chosen = (centres,) if isinstance(centres, str) else tuple(centres)
+    if "global" not in chosen or not set(chosen) <= set(CENTRES):
+        raise ValueError(
+            f"centres: expected 'global' and any of {', '.join(CENTRES[1:])}, "
+            f"got {', '.join(chosen) or 'none'}"
+        )
+    return chosen
 
 
 def _tracked(track: Track | None, what: str) -> Callable[[Iterable[int]], Iterable[int]] | None:

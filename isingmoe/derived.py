@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from isingmoe import _provenance
 from isingmoe._schema import VARIABLES
 
-__all__ = ["BASELINES", "baseline", "windows", "within_sequences"]
+__all__ = ["BASELINES", "baseline", "windows"]
 
 BASELINES = ("random", "shuffled", "position-shuffled")
 
@@ -93,7 +93,7 @@ def baseline(traces: xr.Dataset, kind: str, *, seed: int = 0) -> xr.Dataset:
     if kind == "random":
         result = _random_router(traces, rng)
     elif kind == "shuffled":
-        result = _gather(traces, np.arange(len(inside))[:, None], within_sequences(inside, rng))
+        result = _gather(traces, np.arange(len(inside))[:, None], _within_sequences(inside, rng))
     elif kind == "position-shuffled":
         result = _gather(traces, _across_sequences(inside, rng), np.arange(inside.shape[1]))
     else:
@@ -101,10 +101,13 @@ def baseline(traces: xr.Dataset, kind: str, *, seed: int = 0) -> xr.Dataset:
     provenance = _provenance.record(
         "baseline", {"kind": kind}, inputs=_provenance.describe(traces), seed=seed
     )
-    return result.assign_attrs(provenance=provenance)
+    result = result.assign_attrs(provenance=provenance)
+    # What it was made from is in the provenance; it is no longer that file.
+    result.encoding = {}
+    return result
 
 
-def within_sequences(inside: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+def _within_sequences(inside: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
     """A random order of the positions of each sequence; those past its end stay."""
     keys = np.where(inside, rng.random(inside.shape), 1.0 + np.arange(inside.shape[1]))
     return np.argsort(keys, axis=1)

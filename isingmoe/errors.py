@@ -27,7 +27,7 @@ class ConvergenceError(RuntimeError):
 
     Attributes
     ----------
-    fit : Fit
+    fit : Fit or None
         The unfinished fit; its variable `converged` tells which layers are affected.
     """
 

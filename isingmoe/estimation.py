@@ -231,7 +231,8 @@ def estimate_ising(counts: Array, coupling: str, field: str, max_iterations: int
     Notes
     -----
     The chains of the experts of one layer are fitted as if independent: a token has
-    exactly k experts, which these chains do not know.
+    exactly k experts, which these chains do not know. The error of a shared coupling is
+    therefore too small; the error of the mean self-coupling is the mean error of one.
     """
     n = len(counts)
     if coupling == "none":
@@ -250,8 +251,7 @@ def estimate_ising(counts: Array, coupling: str, field: str, max_iterations: int
         stay = same / (same + other)
         transition = np.stack([np.stack([stay, 1 - stay], 1), np.stack([1 - stay, stay], 1)], 1)
         J, J_error = np.log(same / other) / 2, np.sqrt(1 / same + 1 / other) / 2
-        shared = coupling == "uniform"
-        return _per_expert(J, J_error, np.zeros(n), np.zeros(n), transition, shared=shared)
+        return _per_expert(J, J_error, np.zeros(n), np.zeros(n), transition)
     if coupling == "diagonal":
         pair = full(counts)
         return _per_expert(
@@ -272,7 +272,6 @@ def estimate_ising(counts: Array, coupling: str, field: str, max_iterations: int
         parameters[:, 1] * sign,
         error[1:] * abs(sign),
         family.transition(parameters),
-        shared=True,
         converged=converged,
     )
 
@@ -284,11 +283,11 @@ def _per_expert(
     h_error: Array,
     transition: Array,
     *,
-    shared: bool = False,
     converged: bool = True,
 ) -> Estimate:
-    error = J_error[0] if shared else np.sqrt((J_error**2).sum()) / len(J)
-    return Estimate(J, J_error, h, h_error, J.mean(), error, transition, converged)
+    # The experts of a layer depend on one another, and their mean may be no better known
+    # than each of them.
+    return Estimate(J, J_error, h, h_error, J.mean(), J_error.mean(), transition, converged)
 
 
 def _quadratic(basis: Array, covariance: Array) -> Array:

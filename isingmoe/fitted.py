@@ -33,7 +33,6 @@ _VARIABLES = (
     "bits_load",
     "bits_uniform",
     "n_parameters",
-    "n_pairs",
 )
 _ATTRIBUTES = (
     "chain",
@@ -44,6 +43,7 @@ _ATTRIBUTES = (
     "model",
     "num_experts",
     "top_k",
+    "pair_counts_sha256",
 )
 
 Array = NDArray[np.floating]
@@ -73,13 +73,16 @@ class Fit:
             "coupling": attrs["coupling"],
             "field": attrs["field"],
             "estimator": MaximumLikelihood(
-                pseudocount=float(attrs["pseudocount"]),
+                pseudocount=None if attrs["pseudocount"] == "default" else attrs["pseudocount"],
                 max_iterations=int(attrs["max_iterations"]),
             ),
         }
 
     def chain(self, layer: int, expert: int | None = None) -> IsingChain | PottsChain:
         """The fitted infinite chain of a layer.
+
+        Cut to a finite length it should be periodic: the zero-sum gauge leaves a ring as it
+        was, but not the ends of an open chain.
 
         Parameters
         ----------
@@ -112,6 +115,19 @@ class Fit:
                 f"got {expert}"
             )
         return IsingChain(J=float(row["J"][expert]), h=float(row["h"][expert]))
+
+    def log_weight(self) -> Array:
+        """Logarithms of the transfer matrices.
+
+        Returns
+        -------
+        ndarray (layer, q, q) or (layer, expert, 2, 2)
+        """
+        J, h = self.data["J"].values, self.data["h"].values
+        if self.data.attrs["chain"] == "potts":
+            return J + h[:, None, :]
+        spin = IsingChain.spin
+        return J[..., None, None] * np.outer(spin, spin) + h[..., None, None] * spin
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the fit as NetCDF-4.

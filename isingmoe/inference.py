@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from isingmoe import _provenance
+from isingmoe._text import about
 from isingmoe.errors import ConvergenceError, ShortTraceWarning
 from isingmoe.fitted import CONVENTIONS, Fit
 from isingmoe.likelihood import (
@@ -22,10 +24,10 @@ from isingmoe.likelihood import (
     log_likelihood,
     pair_counts,
 )
-from isingmoe.stationary import markov_chain
+from isingmoe.stationary import length_of_gap, markov_chain
 from isingmoe.traces import Track, each_layer, trace_name
 
-__all__ = ["cross_validate", "fit"]
+__all__ = ["cross_validate", "fit", "score"]
 
 # Fewer pairs than this for a parameter, and standard errors are no longer Gaussian.
 _PAIRS_PER_PARAMETER = 5
@@ -93,16 +95,18 @@ def fit(
     True
     """
     family = family_of(traces, chain, coupling, field, estimator)
-    rows = []
+    rows, seen = [], hashlib.sha256()
     for place in each_layer(traces, track):
         counts = pair_counts(traces, place, family.chain)
         check_counts(traces, place, counts, family.chain)
+        seen.update(counts.tobytes())
         rows.append(_layer_results(counts, family))
+    padding = family.estimator.pseudocount
     arguments = {
         "chain": family.chain,
         "coupling": family.coupling,
         "field": family.field,
-        "pseudocount": family.estimator.pseudocount,
+        "pseudocount": "default" if padding is None else float(padding),
         "max_iterations": family.estimator.max_iterations,
     }
     data = xr.Dataset(
@@ -115,13 +119,14 @@ def fit(
             "conventions": CONVENTIONS,
             **arguments,
             **{name: traces.attrs[name] for name in ("model", "num_experts", "top_k")},
+            "pair_counts_sha256": seen.hexdigest(),
             "provenance": _provenance.record("fit", arguments, inputs=_provenance.describe(traces)),
         },
     )
     data["n_parameters"] = (
         (),
         family.n_parameters,
-        {"long_name": "free parameters of a layer", "units": "1"},
+        about("free parameters of a layer"),
     )
     result = Fit(data)
     _judge(result, trace_name(traces))
@@ -153,6 +158,7 @@ def _layer_results(counts: Counts, family: Family) -> dict[str, Any]:
         "bits_load": -log_likelihood(counts, family.load_only().estimate(counts)) / bits,
         "bits_uniform": uniform,
         "n_pairs": n_pairs,
+        "pseudocount": family.estimator.padding(counts),
         "converged": np.int8(known.converged),
     }
 
@@ -169,9 +175,7 @@ def _stationary(transition: Array) -> tuple[Array, Array]:
     q = transition.shape[-1]
     stationary = markov_chain(np.log(transition))[2]
     modulus = np.sort(np.abs(np.linalg.eigvals(transition)), axis=-1)[..., -2]
-    with np.errstate(divide="ignore"):
-        length = -1 / np.log(np.minimum(modulus, 1))
-    return stationary, np.where(modulus < q * np.finfo(float).eps, 0.0, length)
+    return stationary, length_of_gap(1 - modulus, q)
 
 
 def _results_of(chain: str) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]:
@@ -194,11 +198,11 @@ def _results_of(chain: str) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]
         "bits_load": (layer, "bits per token of the load alone, in sample", "bit/token"),
         "bits_uniform": (layer, "bits per token of a uniform router", "bit/token"),
         "n_pairs": (layer, "pairs of neighbouring tokens", "1"),
+        "pseudocount": (layer, "added to the count of every pair of states", "1"),
         "converged": (layer, "1 where the gradient vanished", "1"),
     }
     return {
-        name: (dims, {"long_name": long_name, "units": units})
-        for name, (dims, long_name, units) in declared.items()
+        name: (dims, about(long_name, units)) for name, (dims, long_name, units) in declared.items()
     }
 
 
@@ -223,6 +227,53 @@ def _judge(result: Fit, name: str) -> None:
             f"{data.attrs['max_iterations']} iterations; raise max_iterations or pseudocount",
             result,
         )
+
+
+def score(fit: Fit, traces: xr.Dataset) -> tuple[xr.Dataset, bool]:
+    """Bits per token of fitted chains on traces, as they are.
+
+    Parameters
+    ----------
+    fit : Fit
+    traces : Dataset
+        With the layers of the fit, in their order.
+
+    Returns
+    -------
+    Dataset
+        Per layer `bits_per_token` of the chain, `bits_load` of independent tokens with the
+        chain's own load, and `n_pairs`.
+    bool
+        Whether these are the pairs that the chains were fitted to.
+    """
+    data, chain = fit.data, fit.data.attrs["chain"]
+    log_weight = fit.log_weight()
+    _, transition, stationary = markov_chain(log_weight)
+    seen, rows = hashlib.sha256(), []
+    for place in range(traces.sizes["layer"]):
+        counts = pair_counts(traces, place, chain)
+        check_counts(traces, place, counts, chain)
+        seen.update(counts.tobytes())
+        n_pairs = int(counts.sum() if chain == "potts" else counts[0].sum())
+        chained = xlogy(counts, transition[place]).sum()
+        alone = xlogy(counts.sum(-2), stationary[place]).sum()
+        rows.append((-chained / n_pairs / np.log(2), -alone / n_pairs / np.log(2), n_pairs))
+    names = ("bits_per_token", "bits_load", "n_pairs")
+    attributes = (
+        about("bits per token of the chain on these traces", "bit/token"),
+        about("bits per token of the chain's load alone on these traces", "bit/token"),
+        about("pairs of neighbouring tokens"),
+    )
+    scored = xr.Dataset(
+        {
+            name: ("layer", np.array(column), attribute)
+            for name, column, attribute in zip(
+                names, zip(*rows, strict=True), attributes, strict=True
+            )
+        },
+        coords={"layer": data["layer"]},
+    )
+    return scored, seen.hexdigest() == data.attrs["pair_counts_sha256"]
 
 
 def cross_validate(
@@ -260,6 +311,8 @@ def cross_validate(
     ------
     ValueError
         As `fit` does, and with fewer than two sequences or folds.
+    ConvergenceError
+        If the fit to the other folds did not converge; it carries none.
     """
     family = family_of(traces, chain, coupling, field, estimator)
     n_sequences = traces.sizes["sequence"]
@@ -270,7 +323,7 @@ def cross_validate(
         )
     order = np.random.default_rng(seed).permutation(n_sequences)
     folds = [np.sort(part) for part in np.array_split(order, min(n_folds, n_sequences))]
-    scores = np.zeros((traces.sizes["layer"], 2))
+    scores, converged = np.zeros((traces.sizes["layer"], 2)), True
     for place in each_layer(traces, track):
         counts = [pair_counts(traces, place, family.chain, fold) for fold in folds]
         total = np.sum(counts, axis=0)
@@ -278,18 +331,22 @@ def cross_validate(
         for held_out in counts:
             for column, model in enumerate((family, family.load_only())):
                 known = model.estimate(total - held_out)
+                converged = converged and known.converged
                 scores[place, column] -= log_likelihood(held_out, known)
         scores[place] /= family.n_pairs(total) * np.log(2)
+    if not converged:
+        raise ConvergenceError(
+            f"{trace_name(traces)}: no convergence of a fold after "
+            f"{family.estimator.max_iterations} iterations; raise max_iterations or pseudocount",
+            None,
+        )
     names = {"held_out_bits": "the chain", "held_out_bits_load": "the load"}
     return xr.Dataset(
         {
             name: (
                 "layer",
                 scores[:, column],
-                {
-                    "long_name": f"bits per token of {what} on held-out sequences",
-                    "units": "bit/token",
-                },
+                about(f"bits per token of {what} on held-out sequences", "bit/token"),
             )
             for column, (name, what) in enumerate(names.items())
         },

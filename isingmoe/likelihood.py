@@ -26,6 +26,10 @@ __all__ = ["CHAINS", "Family", "MaximumLikelihood", "family_of", "pair_counts"]
 
 CHAINS = ("ising", "potts")
 
+# Of the pairs counted: what pseudocounts may add by default.
+_LARGEST_SHARE = 0.01
+# Elements of the basis of an iterative fit, eight bytes each and held a few times over.
+_LARGEST_BASIS = 10**8
 # Beyond this many parameters the information matrix of an iterative fit is too large.
 _MAX_ITERATED = 4096
 
@@ -38,11 +42,12 @@ class MaximumLikelihood:
 
     Parameters
     ----------
-    pseudocount : float
-        Added to the count of every pair of states. One half, the default, keeps the
-        coupling of a pair that never occurs finite and takes the first-order bias off the
-        logarithms of small counts (Haldane 1956, Anscombe 1956). Zero is the bare maximum
-        likelihood.
+    pseudocount : float, optional
+        Added to the count of every pair of states, so that the coupling of a pair that
+        never occurs is finite. The default is one half, which takes the first-order bias
+        off the logarithm of a small count (Haldane 1956, Anscombe 1956), but never more
+        than makes all pseudocounts together 1 % of the pairs counted: each one pulls the
+        chain towards independence. Zero is the bare maximum likelihood.
     max_iterations : int
         Limit of the fits without a closed form.
 
@@ -52,14 +57,22 @@ class MaximumLikelihood:
         If an argument is out of range.
     """
 
-    pseudocount: float = 0.5
+    pseudocount: float | None = None
     max_iterations: int = 200
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.pseudocount) and self.pseudocount >= 0):
-            raise ValueError(f"pseudocount: expected a number from 0 up, got {self.pseudocount!r}")
+        given = self.pseudocount
+        if given is not None and not (np.isfinite(given) and given >= 0):
+            raise ValueError(f"pseudocount: expected a number from 0 up, got {given!r}")
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations: expected at least 1, got {self.max_iterations}")
+
+    def padding(self, counts: Counts) -> float:
+        """Pseudocount for pair counts (..., q, q)."""
+        if self.pseudocount is not None:
+            return self.pseudocount
+        n_pairs = float(counts.sum((-2, -1)).max())
+        return min(0.5, _LARGEST_SHARE * n_pairs / counts.shape[-1] ** 2)
 
 
 @dataclass(frozen=True)
@@ -98,12 +111,16 @@ class Family:
         ValueError
             If a pair that must occur does not, and there is no pseudocount.
         """
-        padded = counts + self.estimator.pseudocount
+        padding = self.estimator.padding(counts)
+        if self.coupling == "none":
+            # A load has q counts: half of one to each, not to each of q pairs.
+            padding /= counts.shape[-1]
+        padded = counts + padding
         needed = padded.sum(-2) if self.coupling == "none" else padded
         if (needed <= 0).any():
             raise ValueError(
                 "pseudocount: expected a positive number where a pair of states never occurs, "
-                f"got {self.estimator.pseudocount} with {int((padded <= 0).sum())} such pairs"
+                f"got {padding} with {int((padded <= 0).sum())} such pairs"
             )
         solve = estimate if self.chain == "potts" else estimate_ising
         return solve(padded, self.coupling, self.field, self.estimator.max_iterations)
@@ -163,6 +180,12 @@ def family_of(
             f"{family.n_parameters} parameters and no closed form (at most {_MAX_ITERATED}); "
             "use field='expert'"
         )
+    closed = coupling == "none" or (field == "expert" and coupling in ("symmetric", "full"))
+    if chain == "potts" and not closed and family.n_parameters * n_experts**2 > _LARGEST_BASIS:
+        raise ValueError(
+            f"coupling: {coupling!r} of {n_experts} experts is too large for an iterative fit; use "
+            "'symmetric' or 'full' with field='expert', which have a closed form"
+        )
     return family
 
 
@@ -194,7 +217,10 @@ def pair_counts(
     if chain == "potts":
         # A view where top_k is 1; one memory layout means one compiled kernel.
         states = np.ascontiguousarray(primary_expert(traces).values[place, chosen])
-        counts = counting.pair_histogram(states, n_experts, 4 * numba.get_num_threads())
+        # Each part has its own histogram: no more of them than the tokens pay for.
+        affordable = max(1, states.size // (n_experts + 2) ** 2)
+        n_parts = min(4 * numba.get_num_threads(), affordable)
+        counts = counting.pair_histogram(states, n_experts, n_parts)
         if counts[-1].any() or counts[:, -1].any():
             raise ValueError(
                 f"{trace_name(traces)}: expert_index: expected ids of -1 to {n_experts - 1}, got "
@@ -202,9 +228,8 @@ def pair_counts(
             )
         return counts[1:-1, 1:-1]
     sets = pack_layer(traces, place, primary=False)[chosen]
-    n_pairs, both, left, right = (
-        array[0] for array in overlaps.expert_pairs(sets, np.array([1]), n_experts)
-    )
+    counted = overlaps.expert_pairs(sets, np.array([1]), n_experts, 4 * numba.get_num_threads())
+    n_pairs, both, left, right = (array[0] for array in counted)
     off = np.stack([n_pairs - left - right + both, right - both], 1)
     on = np.stack([left - both, both], 1)
     return np.stack([off, on], 1)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from isingmoe import _provenance
 from isingmoe._kernels import overlaps
+from isingmoe._schema import validate_structure
 from isingmoe._text import about, number
-from isingmoe.derived import within_sequences
 from isingmoe.traces import Track, each_layer, pack_layer, trace_name
 
 __all__ = [
@@ -49,17 +49,21 @@ def neighbour_overlap(
     Returns
     -------
     Dataset
-        Per layer and distance: `overlap`, the mean number of common experts over k,
-        `overlap_shuffled` (its exact expectation over random orders), `overlap_spread`
-        (over the shuffles) and `overlap_z`; for ranked traces `repeat`, the probability
-        that the primary expert is the same, with `repeat_shuffled`, `repeat_spread` and
-        `repeat_z`.
+        Per layer and distance: `overlap`, the mean number of common experts over k;
+        `overlap_shuffled`, its exact expectation with the recorded tokens of each sequence
+        in random order, gaps where they were; `overlap_spread` over the shuffles and
+        `overlap_z`; for ranked traces `repeat`, the probability that the primary expert is
+        the same, with `repeat_shuffled`, `repeat_spread` and `repeat_z`.
 
     Raises
     ------
     ValueError
-        If no sequence is longer than the largest distance.
+        If no sequence is longer than the largest distance, or there are fewer than two
+        shuffles.
+    TraceSchemaError
+        If the Dataset is not a trace.
     """
+    validate_structure(traces)
     distance = np.array(sorted(distances), np.int64)
     longest = int(traces["length"].max())
     if not distance.size or distance[0] < 1 or distance[-1] >= longest:
@@ -67,9 +71,10 @@ def neighbour_overlap(
             f"{trace_name(traces)}: distances: expected 1 to {longest - 1} in sequences of at most "
             f"{longest} tokens, got {distance.tolist()}"
         )
+    if n_shuffles < 2:
+        raise ValueError(f"n_shuffles: expected at least 2 for a spread, got {n_shuffles}")
     rng = np.random.default_rng(seed)
-    inside = np.arange(traces.sizes["position"]) < traces["length"].values[:, None]
-    orders = [within_sequences(inside, rng) for _ in range(n_shuffles)]
+    keys = [rng.random(traces["expert_index"].shape[1:3]) for _ in range(n_shuffles)]
     kinds = {"overlap": False}
     if traces.attrs["ranked"] or traces.attrs["top_k"] == 1:
         kinds["repeat"] = True
@@ -81,14 +86,11 @@ def neighbour_overlap(
             sets = pack_layer(traces, layer, primary=primary)
             share = 1 if primary else k
             measured, expected = _overlap_and_chance(sets, n_experts, distance)
-            shuffled = [
-                _mean_overlap(
-                    np.ascontiguousarray(np.take_along_axis(sets, order[:, None], 2)), distance
-                )
-                for order in orders
-            ]
+            recorded = np.asarray(sets.any(1))
+            shuffled = [_mean_overlap(shuffled_sets(sets, recorded, key), distance) for key in keys]
             spread = np.std(shuffled, axis=0, ddof=1)
-            z = ratio(measured - expected, spread)
+            # Where every order gives the same overlap there is nothing to be unlikely.
+            z = np.where(spread > 0, (measured - expected) / np.maximum(spread, 1e-300), 0.0)
             for part, value in zip(
                 parts, (measured / share, expected / share, spread / share, z), strict=True
             ):
@@ -179,6 +181,26 @@ def overlap_columns(
     return columns, note
 
 
+def shuffled_sets(
+    sets: NDArray[np.uint64], recorded: NDArray[np.bool_], key: Array
+) -> NDArray[np.uint64]:
+    """Recorded tokens of each sequence in the order of their keys; gaps stay where they are.
+
+    Parameters
+    ----------
+    sets : uint64 ndarray (sequence, word, position)
+    recorded : bool ndarray (sequence, position)
+    key : ndarray (sequence, position)
+        Between 0 and 1.
+    """
+    order = np.argsort(np.where(recorded, key, 2.0), axis=1)
+    place = np.argsort(~recorded, axis=1, kind="stable")
+    result = np.empty_like(sets)
+    moved = np.take_along_axis(sets, order[:, None], 2)
+    np.put_along_axis(result, place[:, None], moved, 2)
+    return result
+
+
 def _mean_overlap(sets: NDArray[np.uint64], distance: NDArray[np.int64]) -> Array:
     pairs, shared = overlaps.pair_overlaps(sets, distance)
     return shared.sum(0) / np.maximum(pairs.sum(0), 1)
@@ -200,5 +222,6 @@ def chance_overlap(tokens: NDArray[np.int64], occupied: NDArray[np.int64]) -> Ar
 
 
 def ratio(numerator: Array, denominator: Array) -> Array:
-    """Quotient, zero where there is no pair."""
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 1e-9)
+    """Quotient, NaN where there is no pair."""
+    nothing = np.full(np.shape(numerator), np.nan)
+    return np.divide(numerator, denominator, out=nothing, where=denominator > 1e-9)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from isingmoe import _provenance
 from isingmoe._kernels import overlaps
+from isingmoe._schema import validate_structure
 from isingmoe._text import about
 from isingmoe.decay import length_variables
 from isingmoe.neighbours import chance_overlap, ratio
@@ -85,7 +86,9 @@ def correlation(
     Notes
     -----
     Bootstrap over sequences: tokens of a text are not independent. With centre "position"
-    the rates are held fixed at those of the whole trace.
+    the rates are held fixed at those of the whole trace. One sequence cannot be resampled:
+    the errors are then those of uncorrelated tokens, C(0) / sqrt(pairs), and there are no
+    intervals. A distance without pairs is NaN.
     """
     if centre not in CENTRES:
         raise ValueError(f"centre: expected one of {', '.join(CENTRES)}, got {centre!r}")
@@ -94,6 +97,7 @@ def correlation(
             "max_distance, n_resamples: expected at least 1 and 2, "
             f"got {max_distance} and {n_resamples}"
         )
+    validate_structure(traces)
     if primary is None:
         primary = bool(traces.attrs["ranked"])
     n_sequences = traces.sizes["sequence"]
@@ -119,7 +123,7 @@ def correlation(
     ]
     curve = np.array([row.curve for row in rows])
     resample = np.array([row.resample for row in rows])
-    error = resample.std(1, ddof=1)
+    error = _bootstrap_error(curve, resample, np.array([row.n_pairs for row in rows]))
     result = xr.Dataset(
         {
             "correlation": (("layer", "distance"), curve, about("connected correlation")),
@@ -172,6 +176,16 @@ def correlation(
     return result.assign(length_variables(curve, error, resample))
 
 
+def _bootstrap_error(curve: Array, resample: Array, n_pairs: NDArray[np.int64]) -> Array:
+    """Spread of the resamples that have pairs at a distance, (layer, distance)."""
+    if np.isnan(resample).all():
+        return curve[:, :1] / np.sqrt(np.maximum(n_pairs, 1))
+    n_known = (~np.isnan(resample)).sum(1)
+    mean = np.nansum(resample, 1) / np.maximum(n_known, 1)
+    squares = np.nansum((resample - mean[:, None]) ** 2, 1)
+    return np.where(n_known > 1, np.sqrt(squares / np.maximum(n_known - 1, 1)), np.nan)
+
+
 @dataclass(frozen=True)
 class _LayerCurve:
     curve: Array
@@ -204,7 +218,9 @@ def _layer_correlation(
         correction = np.linalg.inv(np.eye(len(distance)) - _own_mean_share(pairs, tokens))
 
         def curves(w: Array) -> Array:
-            return ratio(w @ excess, w @ pairs) @ correction.T
+            raw = ratio(w @ excess, w @ pairs)
+            # The correction mixes distances; one without pairs stays without a value.
+            return np.nan_to_num(raw) @ correction.T + 0 * raw
 
     else:
         rate, present = _rates_over_position(sets, n_experts)
@@ -213,7 +229,8 @@ def _layer_correlation(
         def curves(w: Array) -> Array:
             return ratio(w @ covariance, w @ weight)
 
-    return _LayerCurve(curves(everything)[0], overlap, shuffled, n_pairs, curves(weights))
+    resampled = curves(weights) if len(pairs) > 1 else np.full((len(weights), n_pairs.size), np.nan)
+    return _LayerCurve(curves(everything)[0], overlap, shuffled, n_pairs, resampled)
 
 
 def _own_mean_share(pairs: NDArray[np.int64], tokens: NDArray[np.int64]) -> Array:

@@ -145,14 +145,17 @@ def plot_layers(comparison: Comparison) -> Figure:
         row = data.sel(centre=centre)
         colour, marker, label = _CENTRES[str(centre)]
         value = row["correlation_length"].values
-        shown = (value > 0) & np.isfinite(value)
+        value = np.where(np.isfinite(value), value, 0)
+        shown = value > 0
         low = np.maximum(row["correlation_length_low"].values, 1e-2)
         high = row["correlation_length_high"].values
-        high = np.where(np.isfinite(high), high, 3 * value)
+        # An upper end at infinity, or an interval that is not known, is drawn as it can be.
+        high = np.where(np.isfinite(high), high, np.where(np.isnan(high), value, 3 * value))
+        low = np.where(np.isnan(low), value, low)
         length.errorbar(
             layer[shown],
             value[shown],
-            yerr=(np.maximum(value - low, 0)[shown], np.maximum(high - value, 0)[shown]),
+            yerr=(np.clip(value - low, 0, None)[shown], np.clip(high - value, 0, None)[shown]),
             fmt=f"{marker}-",
             ms=3.5,
             lw=0.9,

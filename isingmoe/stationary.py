@@ -7,7 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["StationaryChain", "markov_chain", "poisson_solution", "stationary_chain"]
+__all__ = [
+    "StationaryChain",
+    "length_of_gap",
+    "markov_chain",
+    "poisson_solution",
+    "stationary_chain",
+]
 
 Array = NDArray[np.floating]
 
@@ -118,16 +124,23 @@ def _spectrum(
     else:
         spectrum = np.linalg.eigvals(transfer).astype(complex)
     spectrum = spectrum[np.argsort(-np.abs(spectrum), kind="stable")]
-    modulus = float(np.abs(spectrum[1]))
-    gap = 1 - modulus
+    gap = 1 - np.abs(spectrum[1])
     if len(site) == 2:
         # 1 - |second| without subtracting two nearly equal numbers.
         diagonal, cross = np.diag(transfer), transfer[0, 1] * transfer[1, 0]
         root = np.sqrt((diagonal[0] - diagonal[1]) ** 2 + 4 * cross)
         gap = min(root, diagonal.sum())
-    if modulus < len(site) * np.finfo(float).eps:
-        return spectrum, 0.0
-    return spectrum, float(-1 / np.log1p(-gap)) if gap > 0 else np.inf
+    return spectrum, float(length_of_gap(np.asarray(gap), len(site)))
+
+
+def length_of_gap(gap: Array, n_states: int) -> Array:
+    """Correlation length of the gap 1 - |lambda_2 / lambda_1| of q states.
+
+    Zero where the second eigenvalue is lost in rounding, infinite where the first is.
+    """
+    lost = 1 - gap < n_states * np.finfo(float).eps
+    safe = np.where(lost | (gap <= 0), 0.5, gap)
+    return np.where(gap <= 0, np.inf, np.where(lost, 0.0, -1 / np.log1p(-safe)))
 
 
 def poisson_solution(infinite: StationaryChain, source: Array) -> Array:

@@ -279,11 +279,12 @@ def pack_layer(traces: xr.Dataset, place: int, *, primary: bool) -> NDArray[np.u
     if primary:
         index = primary_expert(traces).values[place][..., None]
     # One memory layout means one compiled kernel.
-    sets, highest = overlaps.pack_sets(np.ascontiguousarray(index), -(-n_experts // 64))
-    if highest >= n_experts:
+    packed = overlaps.pack_sets(np.ascontiguousarray(index), -(-n_experts // 64))
+    sets, lowest, highest = packed
+    if lowest < -1 or highest >= n_experts:
         raise ValueError(
-            f"{trace_name(traces)}: expert_index: expected ids below num_experts = {n_experts}, "
-            f"got {highest}; isingmoe.validate names the first"
+            f"{trace_name(traces)}: expert_index: expected ids of -1 to {n_experts - 1}, got "
+            f"{lowest if lowest < -1 else highest}; isingmoe.validate names the first"
         )
     return sets
 

@@ -60,7 +60,7 @@ def solve(chain: Chain, *, max_distance: int | None = None) -> xr.Dataset:
     >>> import isingmoe as im
     >>> exact = im.solve(im.IsingChain(J=1.0, n_sites=None))
     >>> round(float(exact.correlation_length), 3)
-    3.673
+    3.672
     """
     if not isinstance(chain, Chain):
         raise TypeError(f"chain: expected IsingChain or PottsChain, got {type(chain).__name__}")
@@ -133,6 +133,8 @@ def _infinite_moments(chain: Chain, infinite: StationaryChain) -> _Moments:
     ahead = (infinite.transition * residual).sum(2)
     response = poisson_solution(infinite, ahead.T).T
     variance = ((residual**2 + 2 * residual * response[:, None, :]) * pair).sum((1, 2))
+    # Rounding can take a variance that is zero below it.
+    variance = np.maximum(variance, 0)
     return _Moments(None, mean[0], variance[0], mean[1:], variance[1:])
 
 
@@ -203,7 +205,7 @@ def _finite_moments(chain: Chain, infinite: StationaryChain) -> _Moments:
     n_steps = n if chain.boundary == "periodic" else n - 1
     log_z = float(np.log(z)) + total.log_scale + log_first + n_steps * infinite.log_eigenvalue
     cumulant = mean + dz / z / n
-    variance = (ddz / z - (dz / z) ** 2) / n
+    variance = np.maximum((ddz / z - (dz / z) ** 2) / n, 0)
     return _Moments(log_z, cumulant[0], variance[0], cumulant[1:], variance[1:])
 
 

@@ -130,14 +130,16 @@ def correlation(index, d, n_experts, centre):
         both = sum(present[r, i] and present[r, i + d] for r in range(n_sequences))
         weight += 1 - 1 / at[i] - 1 / at[i + d] + both / at[i] / at[i + d]
         total += (occupied[s, i] - rate[i]) @ (occupied[s, i + d] - rate[i + d])
-    return total / weight if weight > 1e-9 else 0.0
+    return total / weight if weight > 1e-9 else np.nan
 
 
 def corrected_for_own_mean(index, curve):
     """Undo what centring each sequence on its own mean takes off C(d), by iteration."""
     present = np.array([[bool(members(row)) for row in sequence] for sequence in index])
     tokens = present.sum(1)
-    result = np.array(curve, float)
+    known = np.isfinite(curve)
+    curve = np.where(known, curve, 0.0)
+    result = curve.copy()
     for _ in range(200):
         taken = []
         for d in range(len(curve)):
@@ -152,8 +154,8 @@ def corrected_for_own_mean(index, curve):
                 total += pairs[d] * bias
                 weight += pairs[d]
             taken.append(total / weight if weight else 0.0)
-        result = np.array(curve) + taken
-    return result
+        result = curve + taken
+    return np.where(known, result, np.nan)
 
 
 def reversible_transition(counts, n_iterations=20_000):

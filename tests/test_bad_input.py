@@ -398,7 +398,7 @@ def test_input_is_checked_before_anything_is_done(folder, run_cli, traces, comma
         assert one_line(run_cli(command, "bad.nc", "--layer", 3)).startswith("bad.nc: expert_index")
 
 
-@pytest.mark.parametrize("variable", ["J", "h", "n_pairs", "self_coupling"])
+@pytest.mark.parametrize("variable", ["J", "h", "n_parameters", "self_coupling"])
 def test_damaged_fits_are_named(folder, run_cli, variable):
     unchecked(im.open_fit("good.fit.nc").data.drop_vars(variable))
     with nothing_written(folder):

@@ -107,7 +107,11 @@ def test_parameters_cannot_be_changed():
             {"J": 1, "temperature": -1},
             "temperature: expected a positive number, got -1",
         ),
-        (IsingChain, {"J": 1, "temperature": np.nan}, "temperature: expected a positive number"),
+        (
+            IsingChain,
+            {"J": 1, "temperature": np.nan},
+            "temperature: expected finite numbers, got nan",
+        ),
         (IsingChain, {"J": np.nan}, "J: expected finite numbers, got nan"),
         (IsingChain, {"J": 1e308}, r"J: expected \|J\| / temperature of at most 150"),
         (PottsChain, {"J": [0, 1], "h": 1, "temperature": 1e-300}, "raise the temperature"),

@@ -82,6 +82,15 @@ def test_one_sequence_has_no_held_out_score(traces):
     assert "in sample" in str(comparison)
 
 
+def test_centres_are_checked(traces):
+    fit = im.fit(traces)
+    only = im.compare(fit, traces, max_distance=5, centres=["global"], n_shuffles=0, n_folds=0)
+    assert "within texts" not in str(only)
+    for centres in ([], "sequence", ["global", "mean"]):
+        with pytest.raises(ValueError, match="centres: expected 'global' and any of"):
+            im.compare(fit, traces, centres=centres)
+
+
 def test_same_seed_same_numbers(traces):
     fit = im.fit(traces)
     first, second, other = (im.compare(fit, traces, max_distance=5, seed=s) for s in (1, 1, 2))

@@ -16,6 +16,7 @@ from isingmoe import (
 )
 from isingmoe._kernels import overlaps
 from isingmoe.decay import decay_fit, second_moment_length
+from isingmoe.neighbours import shuffled_sets
 
 
 def random_traces(seed, *, n_experts=6, k=2, n_sequences=4, n_positions=12, gaps=0.1, n_layers=1):
@@ -35,12 +36,12 @@ def random_traces(seed, *, n_experts=6, k=2, n_sequences=4, n_positions=12, gaps
 def test_pair_overlaps_are_integers_of_a_triple_loop(seed, k, d):
     traces = random_traces(seed, k=k)
     index = traces["expert_index"].values[0]
-    sets, highest = overlaps.pack_sets(index, 1)
+    sets, lowest, highest = overlaps.pack_sets(index, 1)
     pairs, shared = overlaps.pair_overlaps(sets, np.array([d]))
     expected_pairs, expected_shared = overlap_sums(index, d)
     np.testing.assert_array_equal(pairs[:, 0], expected_pairs)
     np.testing.assert_array_equal(shared[:, 0], expected_shared)
-    assert highest == index.max()
+    assert (lowest, highest) == (index.min(initial=0), index.max())
 
 
 @pytest.mark.parametrize("n_experts", [3, 63, 64, 65, 200, 256])
@@ -48,12 +49,12 @@ def test_sets_of_any_number_of_words(n_experts):
     traces = random_traces(n_experts, n_experts=n_experts, k=3)
     index = traces["expert_index"].values[0]
     n_words = -(-n_experts // 64)
-    sets, _ = overlaps.pack_sets(index, n_words)
+    sets, _, _ = overlaps.pack_sets(index, n_words)
     pairs, shared = overlaps.pair_overlaps(sets, np.array([2]))
     expected = overlap_sums(index, 2)
     np.testing.assert_array_equal(pairs[:, 0], expected[0])
     np.testing.assert_array_equal(shared[:, 0], expected[1])
-    n_pairs, both, left, right = overlaps.expert_pairs(sets, np.array([2]), n_experts)
+    n_pairs, both, left, right = overlaps.expert_pairs(sets, np.array([2]), n_experts, 3)
     assert both.sum() == expected[1].sum()
     assert n_pairs[0] == expected[0].sum()
     assert left.sum() == right.sum() == 3 * n_pairs[0]
@@ -72,7 +73,7 @@ def test_correlation_against_a_slow_loop(seed, centre, k):
     measured = correlation(traces, primary=False, centre=centre, max_distance=4, n_resamples=2)
     index = traces["expert_index"].values[0]
     expected = [
-        naive_correlation(index, d, 6, centre) if overlap_sums(index, d)[0].any() else 0.0
+        naive_correlation(index, d, 6, centre) if overlap_sums(index, d)[0].any() else np.nan
         for d in range(5)
     ]
     if centre == "sequence":
@@ -156,18 +157,102 @@ def test_correlation_length_of_a_markov_chain(xi, centre):
 @pytest.mark.parametrize("xi", [0.5, 2.0, 10.0])
 def test_both_lengths_are_exact_on_an_exponential(xi):
     curve = 0.7 * np.exp(-np.arange(1000) / xi)
-    length, n_fitted, _ = decay_fit(curve, np.full(1000, 1e-12))
+    length, n_fitted = decay_fit(curve, np.full(1000, 1e-12))
     assert length == pytest.approx(xi, rel=1e-9)
     assert second_moment_length(curve, n_fitted) == pytest.approx(xi, rel=1e-6)
 
 
 def test_no_correlation_has_length_zero_and_no_decay_is_infinite():
     error = np.full(5, 0.1)
-    assert decay_fit(np.array([1, 0.0, 0, 0, 0]), error)[:2] == (0.0, 0)
+    assert decay_fit(np.array([1, 0.0, 0, 0, 0]), error) == (0.0, 0)
     assert decay_fit(np.array([1, 0.5, 0.5, 0.5, 0.5]), error)[0] == np.inf
-    length, n_fitted, _ = decay_fit(np.array([1, 0.5, 0, 0, 0]), error)
+    length, n_fitted = decay_fit(np.array([1, 0.5, 0.15, 0, 0]), error)
     assert n_fitted == 1
     assert length == pytest.approx(1 / np.log(2))
+
+
+def test_curves_are_fitted_one_by_one():
+    rng = np.random.default_rng(0)
+    curves = np.exp(-np.arange(12) / 3) + 0.03 * rng.normal(size=(40, 12))
+    error = np.full(12, 0.03)
+    together = decay_fit(curves, error)
+    for i, curve in enumerate(curves):
+        assert decay_fit(curve, error) == (together[0][i], together[1][i])
+
+
+def test_length_of_an_alternating_correlation():
+    """The sign does not matter, as it does not to -1 / ln |lambda_2|."""
+    flip = np.array([[0.1, 0.9], [0.9, 0.1]])
+    states = simulate_markov(flip, 100, 300, np.random.default_rng(0))
+    traces = traces_from_arrays(states[None, :, :, None], num_experts=2)
+    length = correlation(traces, max_distance=40)["correlation_length"].item()
+    assert length == pytest.approx(-1 / np.log(0.8), rel=0.1)
+
+
+def test_one_sequence_has_errors_of_uncorrelated_tokens_and_no_interval():
+    traces = two_state_traces(0.8, 1, 2000, 0)
+    for centre in ("global", "sequence"):
+        measured = correlation(traces, centre=centre, max_distance=10)
+        expected = 0.5 / np.sqrt(2000 - np.arange(11))
+        np.testing.assert_allclose(measured["correlation_error"][0], expected, rtol=0.02)
+        assert measured["correlation_length"].item() == pytest.approx(-1 / np.log(0.6), rel=0.3)
+        assert np.isnan(measured["correlation_length_low"])
+
+
+def test_distances_without_pairs_have_no_value():
+    index = np.full((1, 5, 40, 1), -1, np.int16)
+    index[:, :, ::4] = np.random.default_rng(0).integers(0, 3, (1, 5, 10, 1))
+    traces = traces_from_arrays(index, num_experts=3)
+    for centre in ("global", "sequence", "position"):
+        measured = correlation(traces, centre=centre, max_distance=8)
+        known = np.isfinite(measured["correlation"].values[0])
+        np.testing.assert_array_equal(known, np.arange(9) % 4 == 0)
+
+
+def test_resamples_without_a_long_text_do_not_widen_the_error():
+    rng = np.random.default_rng(1)
+    index = rng.integers(0, 4, (1, 10, 200, 1))
+    length = np.array([200] + [20] * 9)
+    index[0, 1:, 20:] = -1
+    traces = traces_from_arrays(index, num_experts=4, length=length)
+    measured = correlation(traces, max_distance=30, n_resamples=400)
+    # Only one text reaches d = 30; its resamples differ by nothing but the load.
+    assert measured["correlation_error"].sel(distance=30).item() < 0.02
+
+
+def test_shuffled_overlap_is_exact_with_gaps():
+    index = np.full((1, 2, 60, 1), -1, np.int16)
+    index[0, 0, ::2] = 1
+    index[0, 1] = np.random.default_rng(0).integers(0, 4, (60, 1))
+    traces = traces_from_arrays(index, num_experts=4)
+    measured = neighbour_overlap(traces, distances=(1, 2), n_shuffles=50)
+    sets, _, _ = overlaps.pack_sets(index[0], 1)
+    recorded, rng = sets.any(1), np.random.default_rng(5)
+    drawn = []
+    for _ in range(400):
+        moved = shuffled_sets(sets, recorded, rng.random(recorded.shape))
+        pairs, shared = overlaps.pair_overlaps(moved, np.array([1, 2]))
+        drawn.append(shared.sum(0) / pairs.sum(0))
+    spread = np.std(drawn, axis=0) / np.sqrt(len(drawn))
+    expected = measured["overlap_shuffled"].values[0]
+    assert (np.abs(np.mean(drawn, axis=0) - expected) < 4 * spread + 1e-12).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("centre", ["global", "sequence"])
+@pytest.mark.parametrize(
+    ("xi", "n_sequences", "length"), [(0.3, 10, 100), (1, 100, 500), (5, 100, 500), (20, 100, 500)]
+)
+def test_interval_of_the_length_covers(xi, n_sequences, length, centre):
+    stay = (1 + np.exp(-1 / xi)) / 2
+    covered = []
+    for seed in range(300):
+        measured = correlation(
+            two_state_traces(stay, n_sequences, length, seed), centre=centre, seed=seed
+        )
+        low, high = (measured[f"correlation_length_{end}"].item() for end in ("low", "high"))
+        covered.append(low <= xi <= high)
+    assert 0.87 < np.mean(covered) < 0.99
 
 
 def test_bootstrap_error_is_the_spread_over_data_sets():

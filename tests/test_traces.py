@@ -100,7 +100,10 @@ def test_wrong_dims_are_named(complete, tmp_path, variable):
         found = ("extra", *variable.dims[1:])
         bad = complete.assign({variable.name: (found, complete[variable.name].values)})
     expected, got = (f"({', '.join(dims)})" for dims in (variable.dims, found))
-    fault = f"{variable.name}: expected dims {expected}, got {got}; transpose or rename them"
+    remedy = "transpose or rename them"
+    if variable.name == "layer":
+        remedy = "select layers with a list, as traces.sel(layer=[7])"
+    fault = f"{variable.name}: expected dims {expected}, got {got}; {remedy}"
     assert fault in faults_of(bad)
     with pytest.raises(im.TraceSchemaError, match=re.escape(fault)):
         im.save_traces(bad, tmp_path / "traces.nc")

@@ -34,6 +34,14 @@ def _is_empty(sets, s, i):
     return True
 
 
+@nb.njit(cache=True, nogil=True, inline="always")
+def _add_members(counts, w, word):
+    """Add one to the count of every expert in word w of a set."""
+    while word != 0:
+        counts[64 * w + _lowest(word)] += 1
+        word &= word - np.uint64(1)
+
+
 @nb.njit(cache=True, nogil=True, parallel=True)
 def pack_sets(expert_index, n_words):
     """Bit sets of experts.
@@ -49,21 +57,23 @@ def pack_sets(expert_index, n_words):
     -------
     sets : uint64 array (sequence, word, position)
         Positions run fastest, so that the overlaps at one distance are a stream.
-    highest : int
-        Largest id met; one of 64 * n_words or more is left out of the sets.
+    lowest, highest : int
+        Smallest and largest id met; one of 64 * n_words or more is left out of the sets.
     """
     n_sequences, n_positions, n_ranks = expert_index.shape
     sets = np.zeros((n_sequences, n_words, n_positions), np.uint64)
+    lowest = np.zeros(n_sequences, np.int64)
     highest = np.full(n_sequences, -1, np.int64)
     for s in nb.prange(n_sequences):
         for i in range(n_positions):
             for rank in range(n_ranks):
                 expert = np.int64(expert_index[s, i, rank])
+                lowest[s] = min(lowest[s], expert)
                 highest[s] = max(highest[s], expert)
                 if 0 <= expert < 64 * n_words:
                     bit = np.uint64(1) << np.uint64(expert & 63)
                     sets[s, expert >> 6, i] |= bit
-    return sets, highest.max()
+    return sets, lowest.min(), highest.max()
 
 
 @nb.njit(cache=True, nogil=True, parallel=True)
@@ -90,10 +100,7 @@ def occupancy_counts(sets, n_experts):
                 continue
             tokens[s] += 1
             for w in range(n_words):
-                word = sets[s, w, i]
-                while word != 0:
-                    occupied[s, 64 * w + _lowest(word)] += 1
-                    word &= word - np.uint64(1)
+                _add_members(occupied[s], w, sets[s, w, i])
     return tokens, occupied
 
 
@@ -136,7 +143,7 @@ def pair_overlaps(sets, distances):
 
 
 @nb.njit(cache=True, nogil=True, parallel=True)
-def expert_pairs(sets, distances, n_experts):
+def expert_pairs(sets, distances, n_experts, n_parts):
     """Pairs at each distance with an expert at both ends, at the left end, at the right end.
 
     Parameters
@@ -144,6 +151,8 @@ def expert_pairs(sets, distances, n_experts):
     sets : uint64 array (sequence, word, position)
     distances : int64 array (distance,)
     n_experts : int
+    n_parts : int
+        Pieces counted in parallel.
 
     Returns
     -------
@@ -151,28 +160,24 @@ def expert_pairs(sets, distances, n_experts):
     both, left, right : int64 array (distance, expert)
     """
     n_sequences, n_words, n_positions = sets.shape
-    pairs = np.zeros(distances.size, np.int64)
-    counts = np.zeros((distances.size, 3, n_experts), np.int64)
-    for j in nb.prange(distances.size):
-        d = distances[j]
-        for s in range(n_sequences):
-            for i in range(n_positions - d):
-                if _is_empty(sets, s, i) or _is_empty(sets, s, i + d):
-                    continue
-                pairs[j] += 1
-                for w in range(n_words):
-                    first = sets[s, w, i]
-                    second = sets[s, w, i + d]
-                    for kind in range(3):
-                        word = second
-                        if kind == 0:
-                            word = first & second
-                        elif kind == 1:
-                            word = first
-                        while word != 0:
-                            counts[j, kind, 64 * w + _lowest(word)] += 1
-                            word &= word - np.uint64(1)
-    return pairs, counts[:, 0], counts[:, 1], counts[:, 2]
+    pairs = np.zeros((n_parts, distances.size), np.int64)
+    counts = np.zeros((n_parts, distances.size, 3, n_experts), np.int64)
+    for part in nb.prange(n_parts):
+        for s in range(n_sequences * part // n_parts, n_sequences * (part + 1) // n_parts):
+            for j in range(distances.size):
+                d = distances[j]
+                for i in range(n_positions - d):
+                    if _is_empty(sets, s, i) or _is_empty(sets, s, i + d):
+                        continue
+                    pairs[part, j] += 1
+                    for w in range(n_words):
+                        first = sets[s, w, i]
+                        second = sets[s, w, i + d]
+                        _add_members(counts[part, j, 0], w, first & second)
+                        _add_members(counts[part, j, 1], w, first)
+                        _add_members(counts[part, j, 2], w, second)
+    total = counts.sum(0)
+    return pairs.sum(0), total[:, 0], total[:, 1], total[:, 2]
 
 
 @nb.njit(cache=True, nogil=True, inline="always")

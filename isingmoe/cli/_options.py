@@ -62,7 +62,7 @@ def check_target(path: Path, overwrite: bool, *inputs: Path) -> Path:
     Raises
     ------
     ValueError
-        If it is one of the inputs.
+        If it is one of the inputs, or ends in neither .nc nor .zarr.
     OSError
         As `check_output` does.
     """
@@ -70,7 +70,10 @@ def check_target(path: Path, overwrite: bool, *inputs: Path) -> Path:
 
     if path.resolve() in [file.resolve() for file in inputs]:
         raise ValueError(f"{path}: is read, and cannot be written to; name another output")
-    return check_output(path, overwrite)
+    check_output(path, overwrite)
+    if path.suffix not in (".nc", ".zarr"):
+        raise ValueError(f"{path}: expected a name that ends in .nc or .zarr")
+    return path
 
 
 def printable(text: str) -> str:

@@ -59,7 +59,11 @@ def compare(
     )
     result.save(target, overwrite=overwrite)
     if json:
-        emit_json(result.data, ("layer", "centre", "overlap_distance"), comparison=str(target))
+        emit_json(
+            result.data,
+            ("layer", "centre", "distance", "expert", "overlap_distance"),
+            comparison=str(target),
+        )
         return
     emit_text(result)
     first = int(result.data["layer"][0])

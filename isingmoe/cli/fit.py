@@ -42,8 +42,15 @@ def fit(
         Literal["none", "expert"], typer.Option(help="Whether experts differ in their field.")
     ] = "expert",
     pseudocount: Annotated[
-        float, typer.Option(min=0, help="Added to the count of every pair of states.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0,
+            help="Added to the count of every pair (default: 0.5, at most 1 % of all pairs).",
+        ),
+    ] = None,
+    max_iterations: Annotated[
+        int, typer.Option(min=1, help="Limit of a fit without a closed form.")
+    ] = 200,
     layer: Layers = None,
     figure: Annotated[
         Path | None, typer.Option(help="Also draw the summary over layers (.png, .pdf, .svg).")
@@ -75,7 +82,7 @@ def fit(
         chain=chain,
         coupling=coupling,
         field=field,
-        estimator=im.MaximumLikelihood(pseudocount=pseudocount),
+        estimator=im.MaximumLikelihood(pseudocount=pseudocount, max_iterations=max_iterations),
         track=lambda layers: track(layers, "fit"),
     )
     comparison = im.compare(
@@ -93,7 +100,12 @@ def fit(
     if figure is not None:
         _draw(comparison, figure, overwrite)
     if json:
-        emit_json(comparison.data, ("layer", "centre"), fit=str(target))
+        fitted = result.data[["J", "J_error", "h", "h_error"]]
+        emit_json(
+            comparison.data.merge(fitted, join="exact", compat="no_conflicts"),
+            ("layer", "centre", "distance", "expert", "next_expert"),
+            fit=str(target),
+        )
         return
     emit_text(comparison)
     shown = f" and {figure}" if figure is not None else ""

@@ -30,14 +30,17 @@ def solve(
     expert: Annotated[
         int | None, typer.Option(help="Which expert of a fit with Ising chains.")
     ] = None,
-    chain: Annotated[Literal["ising", "potts"], typer.Option(help="Without a fit.")] = "ising",
+    chain: Annotated[
+        Literal["ising", "potts"] | None, typer.Option(help="Without a fit (default: ising).")
+    ] = None,
     J: Annotated[float | None, typer.Option("--J", help="Coupling of neighbours.")] = None,
     h: Annotated[float, typer.Option("--h", help="Field.")] = 0.0,
     n_experts: Annotated[int | None, typer.Option(help="States of a Potts chain.")] = None,
     n_sites: Annotated[int | None, typer.Option(help="Sites (default: infinite).")] = None,
     boundary: Annotated[
-        Literal["open", "periodic"], typer.Option(help="What joins the ends.")
-    ] = "open",
+        Literal["open", "periodic"] | None,
+        typer.Option(help="What joins the ends (default: open; periodic for a fit)."),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="In units of J.")] = 1.0,
     max_distance: Annotated[
         int | None,
@@ -59,24 +62,25 @@ def solve(
 
     if output is not None:
         check_target(output, overwrite, *([] if fit is None else [fit]))
+    ends = boundary or ("open" if fit is None else "periodic")
+    if fit is None and (layer is not None or expert is not None):
+        raise typer.BadParameter("--layer and --expert need a fit")
     if fit is not None:
-        if J is not None or layer is None:
-            raise typer.BadParameter("a fit needs --layer and takes no --J")
+        if layer is None or (J, h, n_experts) != (None, 0.0, None) or chain is not None:
+            raise typer.BadParameter("a fit needs --layer, and no --J, --h, --chain, --n-experts")
         chosen = im.open_fit(fit).chain(layer, expert)
-        chosen = replace(chosen, n_sites=n_sites, boundary=boundary, temperature=temperature)
+        chosen = replace(chosen, n_sites=n_sites, boundary=ends, temperature=temperature)
     elif J is None:
         raise typer.BadParameter("give a fit, or --J")
-    elif chain == "ising":
-        chosen = im.IsingChain(
-            J=J, h=h, n_sites=n_sites, boundary=boundary, temperature=temperature
-        )
+    elif chain in (None, "ising"):
+        chosen = im.IsingChain(J=J, h=h, n_sites=n_sites, boundary=ends, temperature=temperature)
     else:
         chosen = im.PottsChain(
             J=J,
             h=h,
             n_experts=n_experts,
             n_sites=n_sites,
-            boundary=boundary,
+            boundary=ends,
             temperature=temperature,
         )
     exact = im.solve(chosen, max_distance=max_distance)
