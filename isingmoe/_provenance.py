@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +16,7 @@ __all__ = ["describe", "fingerprint", "record", "software_version"]
 _CHUNK = 1 << 20
 
 
+@functools.cache
 def software_version() -> str:
     """Version of the installed package."""
     try:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 __all__ = ["about", "interval", "number", "plain", "render", "report", "track", "with_error"]
 
-_WIDTH = 150
+_WIDTH = 180
 
 
 def plain(text: object, limit: int = 100) -> str:

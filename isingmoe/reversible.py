@@ -106,11 +106,12 @@ def _variances(both: Array, leaving: Array, transition: Array) -> tuple[Array, A
 
     def variance(functional: Array) -> Array:
         """Of linear functionals of z, given as symmetric matrices (k, q, q)."""
-        folded = 2 * functional
-        folded[:, np.arange(q), np.arange(q)] /= 2
-        upper = np.triu(np.ones((q, q)))
-        along = (folded * spread).sum(2)
-        return (folded**2 * weight * upper).sum((1, 2)) + ((along @ inverse) * along).sum(1)
+        # Each unordered pair stands twice in the matrix, a diagonal element once.
+        own = np.diagonal(functional, axis1=1, axis2=2)
+        direct = 2 * np.einsum("kcd,kcd,cd->k", functional, functional, weight)
+        direct -= (own**2) @ np.diag(weight)
+        along = 2 * np.einsum("kcd,cd->kc", functional, spread) - own * np.diag(spread)
+        return direct + ((along @ inverse) * along).sum(1)
 
     # h = 2 (row mean of z) - ln(stationary), centred.
     state = np.arange(q)
