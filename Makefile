@@ -20,7 +20,8 @@ lint: $(VENV)/full
 	$(BIN)/lint-imports
 
 bench: $(VENV)/full
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-columns=min,median,rounds
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only --benchmark-disable-gc \
+		--benchmark-columns=min,median,rounds
 
 docs: $(VENV)/full
 	$(BIN)/sphinx-build --fail-on-warning --quiet docs docs/_build/html

@@ -109,11 +109,13 @@ def fit(
         "pseudocount": "default" if padding is None else float(padding),
         "max_iterations": family.estimator.max_iterations,
     }
+    variables: dict[str, Any] = {
+        name: (dims, np.array([row[name] for row in rows]), attributes)
+        for name, (dims, attributes) in _results_of(family.chain).items()
+    }
+    free = about("free parameters of a layer")
     data = xr.Dataset(
-        {
-            name: (dims, np.array([row[name] for row in rows]), attributes)
-            for name, (dims, attributes) in _results_of(family.chain).items()
-        },
+        variables | {"n_parameters": ((), family.n_parameters, free)},
         coords={"layer": traces["layer"], "expert": np.arange(family.n_experts)},
         attrs={
             "conventions": CONVENTIONS,
@@ -122,11 +124,6 @@ def fit(
             "pair_counts_sha256": seen.hexdigest(),
             "provenance": _provenance.record("fit", arguments, inputs=_provenance.describe(traces)),
         },
-    )
-    data["n_parameters"] = (
-        (),
-        family.n_parameters,
-        about("free parameters of a layer"),
     )
     result = Fit(data)
     _judge(result, trace_name(traces))
@@ -209,7 +206,7 @@ def _results_of(chain: str) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]
 def _judge(result: Fit, name: str) -> None:
     """Complain of layers that did not converge or have too few tokens."""
     data = result.data
-    free, fewest = int(data["n_parameters"]), int(data["n_pairs"].min())
+    free, fewest = int(data["n_parameters"]), int(data["n_pairs"].values.min())
     if data.attrs["chain"] == "ising":
         # Every expert's chain is fitted to all pairs.
         free = -(-free // data.sizes["expert"])
@@ -220,7 +217,7 @@ def _judge(result: Fit, name: str) -> None:
             ShortTraceWarning,
             stacklevel=3,
         )
-    if not data["converged"].all():
+    if not data["converged"].values.all():
         layers = data["layer"].values[data["converged"].values == 0].tolist()
         raise ConvergenceError(
             f"{name}: no convergence in layers {layers} after "
