@@ -37,11 +37,13 @@ def traces(states):
 
 @pytest.fixture
 def run(benchmark):
-    """Time a call after a warm-up round, and note how many tokens it went through."""
+    """Time a call after warm-up rounds, and note how many tokens it went through."""
 
-    def timed(function, n_tokens=N_SEQUENCES * LENGTH, rounds=7):
+    def timed(function, n_tokens=N_SEQUENCES * LENGTH, rounds=25):
         benchmark.extra_info["n_tokens"] = n_tokens
-        return benchmark.pedantic(function, rounds=rounds, iterations=1, warmup_rounds=1)
+        # Threads that have just been started take a while to get a core each.
+        warmup = max(rounds // 2, 1)
+        return benchmark.pedantic(function, rounds=rounds, iterations=1, warmup_rounds=warmup)
 
     return timed
 
