@@ -607,7 +607,7 @@ def test_a_hostile_name_of_a_model_is_harmless(folder, run_cli, traces):
         assert harmless(ran.stdout)
         assert ran.stderr == ""
         if "--json" not in command:
-            assert max(map(len, ran.stdout.splitlines())) <= 150
+            assert max(map(len, ran.stdout.splitlines())) <= 180
         if command[0] in ("info", "fit", "compare") and "--json" not in command:
             # Markup is text: it is shown as it is written.
             assert "[bold red]rich[/]" in ran.stdout
