@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from isingmoe import _newton, reversible
 from isingmoe.chains import zero_sum
+from isingmoe.reversible import diagonal_projector
 
 __all__ = [
     "COUPLINGS",
@@ -41,10 +42,13 @@ class Estimate:
     J, J_error : ndarray (..., q, q)
     h, h_error : ndarray (..., q)
     self_coupling, self_coupling_error : ndarray (...)
-        Mean of the diagonal of J less the mean of the rest: the J of a uniform coupling.
+        q / (q - 1) times the mean of the diagonal of J, weighted with the load: the J of a
+        uniform coupling, as an average token has it.
     transition : ndarray (..., q, q)
     converged : bool
         Whether the gradient of the log-likelihood vanished.
+    pseudocount : float
+        Average over the pairs of what was added to their counts.
     """
 
     J: Array
@@ -55,6 +59,7 @@ class Estimate:
     self_coupling_error: Array
     transition: Array
     converged: bool = True
+    pseudocount: float = 0.0
 
 
 def n_parameters(coupling: str, field: str, n_states: int) -> int:
@@ -153,6 +158,8 @@ def full(counts: Array) -> Estimate:
     total = row.sum(-1, keepdims=True)
     own = np.diagonal(inverse, axis1=-2, axis2=-1)
     out = 1 / leaving[..., 0]
+    share = leaving[..., 0] / leaving.sum((-2, -1))[..., None]
+    projector = diagonal_projector(share)
     h_variance = (
         (row + column + 2 * own) / q**2
         - 4 * (row + column) / q**3
@@ -165,8 +172,8 @@ def full(counts: Array) -> Estimate:
         J_error=np.sqrt(squares @ inverse @ squares),
         h=h,
         h_error=np.sqrt(h_variance),
-        self_coupling=_trace(J) / (q - 1),
-        self_coupling_error=np.sqrt((squares * inverse).sum((-2, -1))) / (q - 1),
+        self_coupling=_weighted_diagonal(J, share),
+        self_coupling_error=np.sqrt((projector**2 * inverse).sum((-2, -1))),
         transition=transition,
     )
 
@@ -174,14 +181,13 @@ def full(counts: Array) -> Estimate:
 def _symmetric(counts: Array, max_iterations: int) -> Estimate:
     found = reversible.maximise(counts, max_iterations)
     J, h = zero_sum(np.log(found.transition))
-    q = len(h)
     return Estimate(
         J=(J + J.T) / 2,
         J_error=np.sqrt(found.J_variance),
         h=h,
         h_error=np.sqrt(found.h_variance),
-        self_coupling=_trace(J) / (q - 1),
-        self_coupling_error=np.sqrt(found.trace_variance) / (q - 1),
+        self_coupling=_weighted_diagonal(J, counts.sum(1) / counts.sum()),
+        self_coupling_error=np.sqrt(found.self_coupling_variance),
         transition=found.transition,
         converged=found.converged,
     )
@@ -189,21 +195,21 @@ def _symmetric(counts: Array, max_iterations: int) -> Estimate:
 
 def _iterative(counts: Array, coupling: str, field: str, max_iterations: int) -> Estimate:
     """Any coupling and field by Newton steps on the exact gradient and curvature."""
-    q = counts.shape[-1]
-    family = _newton.Family(coupling, field, q)
+    family = _newton.Family(coupling, field, counts.shape[-1])
     parameters, converged = family.maximise(counts, max_iterations)
     log_weight = family.log_weight(parameters)
     J, h = zero_sum(log_weight)
     covariance = np.linalg.inv(family.information(parameters, counts))
     J_basis, h_basis = zero_sum(family.basis())
-    trace = np.trace(J_basis, axis1=1, axis2=2)
+    share = counts.sum(1) / counts.sum()
+    along = _weighted_diagonal(J_basis, share)
     return Estimate(
         J=J,
         J_error=np.sqrt(_quadratic(J_basis, covariance)),
         h=h,
         h_error=np.sqrt(_quadratic(h_basis, covariance)),
-        self_coupling=_trace(J) / (q - 1),
-        self_coupling_error=np.sqrt(trace @ covariance @ trace) / (q - 1),
+        self_coupling=_weighted_diagonal(J, share),
+        self_coupling_error=np.sqrt(along @ covariance @ along),
         transition=family.transition(parameters),
         converged=converged,
     )
@@ -297,5 +303,7 @@ def _quadratic(basis: Array, covariance: Array) -> Array:
     return np.maximum(variance, 0)
 
 
-def _trace(matrix: Array) -> Array:
-    return np.trace(matrix, axis1=-2, axis2=-1)
+def _weighted_diagonal(J: Array, share: Array) -> Array:
+    """The mean self-coupling of zero-sum couplings (..., q, q), with weights (..., q)."""
+    q = J.shape[-1]
+    return (np.diagonal(J, axis1=-2, axis2=-1) * share).sum(-1) * q / (q - 1)

@@ -57,7 +57,7 @@ class Fit:
     ----------
     data : Dataset
         `J`, `h` and their standard errors in the zero-sum gauge at T = 1, `self_coupling`
-        (the mean coupling of an expert to itself less that to the others),
+        (the mean coupling of an expert to itself, weighted with the load),
         `log_likelihood`, `bits_per_token` and the same of a uniform router and of the load
         alone, `n_parameters`, `n_pairs`, `converged`, `correlation_length` and `marginal`.
     """

@@ -24,7 +24,7 @@ from isingmoe.likelihood import (
     log_likelihood,
     pair_counts,
 )
-from isingmoe.stationary import length_of_gap, markov_chain
+from isingmoe.stationary import length_of_gap, markov_chain, second_modulus
 from isingmoe.traces import Track, each_layer, trace_name
 
 __all__ = ["cross_validate", "fit", "score"]
@@ -155,7 +155,7 @@ def _layer_results(counts: Counts, family: Family) -> dict[str, Any]:
         "bits_load": -log_likelihood(counts, family.load_only().estimate(counts)) / bits,
         "bits_uniform": uniform,
         "n_pairs": n_pairs,
-        "pseudocount": family.estimator.padding(counts),
+        "pseudocount": known.pseudocount,
         "converged": np.int8(known.converged),
     }
 
@@ -171,8 +171,7 @@ def _stationary(transition: Array) -> tuple[Array, Array]:
     """Stationary law and correlation length of transition matrices (..., q, q)."""
     q = transition.shape[-1]
     stationary = markov_chain(np.log(transition))[2]
-    modulus = np.sort(np.abs(np.linalg.eigvals(transition)), axis=-1)[..., -2]
-    return stationary, length_of_gap(1 - modulus, q)
+    return stationary, length_of_gap(1 - second_modulus(transition, stationary), q)
 
 
 def _results_of(chain: str) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]:
@@ -185,7 +184,7 @@ def _results_of(chain: str) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]
         "J_error": (matrix, "standard error of the coupling", "1"),
         "h": (expert, "field at T = 1, zero-sum gauge", "1"),
         "h_error": (expert, "standard error of the field", "1"),
-        "self_coupling": (layer, "mean coupling of an expert to itself less to others", "1"),
+        "self_coupling": (layer, "load-weighted mean coupling of an expert to itself", "1"),
         "self_coupling_error": (layer, "standard error of the self-coupling", "1"),
         "J_spread": (layer, "standard deviation of the elements of J", "1"),
         "correlation_length": (length, "correlation length of the chain", "token"),
@@ -195,7 +194,7 @@ def _results_of(chain: str) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]
         "bits_load": (layer, "bits per token of the load alone, in sample", "bit/token"),
         "bits_uniform": (layer, "bits per token of a uniform router", "bit/token"),
         "n_pairs": (layer, "pairs of neighbouring tokens", "1"),
-        "pseudocount": (layer, "added to the count of every pair of states", "1"),
+        "pseudocount": (layer, "pseudocount, on average over the pairs", "1"),
         "converged": (layer, "1 where the gradient vanished", "1"),
     }
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -20,14 +20,13 @@ from isingmoe.estimation import (
     estimate_ising,
     n_parameters,
 )
+from isingmoe.prior import padded_by_load, padded_evenly
 from isingmoe.traces import pack_layer, primary_expert, trace_name
 
 __all__ = ["CHAINS", "Family", "MaximumLikelihood", "family_of", "pair_counts"]
 
 CHAINS = ("ising", "potts")
 
-# Of the pairs counted: what pseudocounts may add by default.
-_LARGEST_SHARE = 0.01
 # Elements of the basis of an iterative fit, eight bytes each and held a few times over.
 _LARGEST_BASIS = 10**8
 # Beyond this many parameters the information matrix of an iterative fit is too large.
@@ -43,11 +42,12 @@ class MaximumLikelihood:
     Parameters
     ----------
     pseudocount : float, optional
-        Added to the count of every pair of states, so that the coupling of a pair that
-        never occurs is finite. The default is one half, which takes the first-order bias
-        off the logarithm of a small count (Haldane 1956, Anscombe 1956), but never more
-        than makes all pseudocounts together 1 % of the pairs counted: each one pulls the
-        chain towards independence. Zero is the bare maximum likelihood.
+        Added to the pair counts, on average over the pairs, so that the coupling of a pair
+        that never occurs is finite. To a Potts chain it is added in proportion to the load
+        of the second state; by default as much as makes the counts most probable (maximum
+        evidence), a little where rows differ and more where they are alike but for noise.
+        To every pair of an Ising chain it is added evenly, one half by default. Zero is the
+        bare maximum likelihood.
     max_iterations : int
         Limit of the fits without a closed form.
 
@@ -66,13 +66,6 @@ class MaximumLikelihood:
             raise ValueError(f"pseudocount: expected a number from 0 up, got {given!r}")
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations: expected at least 1, got {self.max_iterations}")
-
-    def padding(self, counts: Counts) -> float:
-        """Pseudocount for pair counts (..., q, q)."""
-        if self.pseudocount is not None:
-            return self.pseudocount
-        n_pairs = float(counts.sum((-2, -1)).max())
-        return min(0.5, _LARGEST_SHARE * n_pairs / counts.shape[-1] ** 2)
 
 
 @dataclass(frozen=True)
@@ -111,19 +104,26 @@ class Family:
         ValueError
             If a pair that must occur does not, and there is no pseudocount.
         """
-        padding = self.estimator.padding(counts)
-        if self.coupling == "none":
-            # A load has q counts: half of one to each, not to each of q pairs.
-            padding /= counts.shape[-1]
-        padded = counts + padding
+        padded, added = self._padded(counts)
         needed = padded.sum(-2) if self.coupling == "none" else padded
         if (needed <= 0).any():
             raise ValueError(
-                "pseudocount: expected a positive number where a pair of states never occurs, "
-                f"got {padding} with {int((padded <= 0).sum())} such pairs"
+                "pseudocount: expected a positive number where a pair of states never occurs, got "
+                f"{self.estimator.pseudocount} with {int((padded <= 0).sum())} such pairs"
             )
         solve = estimate if self.chain == "potts" else estimate_ising
-        return solve(padded, self.coupling, self.field, self.estimator.max_iterations)
+        known = solve(padded, self.coupling, self.field, self.estimator.max_iterations)
+        return replace(known, pseudocount=added)
+
+    def _padded(self, counts: Counts) -> tuple[NDArray[np.floating], float]:
+        """Counts with pseudocounts, and their average over the pairs."""
+        given = self.estimator.pseudocount
+        if self.coupling == "none":
+            # A load has q counts: half of one to each, spread over the pairs it ends.
+            added = (0.5 if given is None else given) / counts.shape[-1]
+            return counts + added, added
+        pad = padded_by_load if self.chain == "potts" else padded_evenly
+        return pad(counts, given)
 
     def load_only(self) -> Family:
         """Independent tokens with the observed load."""

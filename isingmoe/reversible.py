@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from isingmoe import _newton
 
-__all__ = ["ReversibleChain", "maximise"]
+__all__ = ["ReversibleChain", "diagonal_projector", "maximise"]
 
 Array = NDArray[np.floating]
 
@@ -28,7 +28,7 @@ class ReversibleChain:
     transition: Array
     J_variance: Array
     h_variance: Array
-    trace_variance: float
+    self_coupling_variance: float
     converged: bool
 
 
@@ -73,12 +73,12 @@ def maximise(counts: Array, max_iterations: int) -> ReversibleChain:
     joint = both / (m[:, None] + m)
     stationary = joint.sum(1)
     transition = joint / stationary[:, None]
-    J_variance, h_variance, trace = _variances(n * both, n * leaving, transition)
-    return ReversibleChain(transition, J_variance, h_variance, float(trace), converged)
+    J_variance, h_variance, mean = _variances(n * both, n * leaving, transition)
+    return ReversibleChain(transition, J_variance, h_variance, float(mean), converged)
 
 
 def _variances(both: Array, leaving: Array, transition: Array) -> tuple[Array, Array, Array]:
-    """Variances of J, h and the trace of J from the observed information.
+    """Variances of J, h and the mean self-coupling from the observed information.
 
     In the logarithms z of the joint probabilities of unordered pairs the information is
     D - sum_a R[a] p_a p_a^T, with D the pair counts, R their row sums and p_a the
@@ -121,8 +121,18 @@ def _variances(both: Array, leaving: Array, transition: Array) -> tuple[Array, A
     rows[state, state, :] -= transition / 2
     rows[state, :, state] -= transition / 2
     rows -= rows.mean(0)
-    trace = variance(centring[None].copy())[0]
-    return J_variance, variance(rows), trace
+    mean = variance(diagonal_projector(leaving / leaving.sum())[None])[0]
+    return J_variance, variance(rows), mean
+
+
+def diagonal_projector(share: Array) -> Array:
+    """Weights of ln P[a, b] in the mean self-coupling, (..., q, q); rows sum to zero.
+
+    It is q / (q - 1) times the sum over a of share[a] J[a, a], J the centred ln P.
+    """
+    q = share.shape[-1]
+    centring = np.eye(q) - 1 / q
+    return q / (q - 1) * (centring * share[..., None, :]) @ centring
 
 
 def _crossed(weight: Array) -> Array:

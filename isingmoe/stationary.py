@@ -12,6 +12,7 @@ __all__ = [
     "length_of_gap",
     "markov_chain",
     "poisson_solution",
+    "second_modulus",
     "stationary_chain",
 ]
 
@@ -141,6 +142,23 @@ def length_of_gap(gap: Array, n_states: int) -> Array:
     lost = 1 - gap < n_states * np.finfo(float).eps
     safe = np.where(lost | (gap <= 0), 0.5, gap)
     return np.where(gap <= 0, np.inf, np.where(lost, 0.0, -1 / np.log1p(-safe)))
+
+
+def second_modulus(transition: Array, stationary: Array) -> Array:
+    """Modulus of the second eigenvalue of Markov chains (..., q, q).
+
+    The norm of a power of the matrix, its leading part taken off, goes as the power of the
+    modulus; after so many squarings what stands before it is raised to 2^-44.
+    """
+    power = transition - stationary[..., None, :]
+    log_modulus = np.zeros(stationary.shape[:-1])
+    for k in range(44):
+        scale = np.abs(power).max((-2, -1))
+        alive = scale > 0
+        log_modulus += np.where(alive, np.log(np.where(alive, scale, 1)), -np.inf) / 2.0**k
+        power = power / np.where(alive, scale, 1)[..., None, None]
+        power = power @ power
+    return np.exp(log_modulus)
 
 
 def poisson_solution(infinite: StationaryChain, source: Array) -> Array:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from naive import enumerate_chain
 
 from isingmoe import IsingChain, PottsChain, solve
+from isingmoe.stationary import markov_chain, second_modulus
 
 
 def assert_solves(chain, tolerance=1e-10):
@@ -304,3 +305,12 @@ def test_bad_arguments_are_named():
         solve(IsingChain(J=1, n_sites=5, boundary="periodic"), max_distance=3)
     with pytest.raises(TypeError, match="chain: expected IsingChain or PottsChain, got float"):
         solve(1.0)
+
+
+@pytest.mark.parametrize("q", [2, 3, 8, 40])
+@pytest.mark.parametrize("strength", [0.1, 1.0, 3.0])
+def test_second_eigenvalue_without_an_eigenvalue_solver(q, strength):
+    log_weight = np.random.default_rng(q).normal(size=(5, q, q)) * strength
+    _, transition, stationary = markov_chain(log_weight)
+    expected = np.sort(np.abs(np.linalg.eigvals(transition)), axis=-1)[:, -2]
+    np.testing.assert_allclose(second_modulus(transition, stationary), expected, rtol=1e-9)

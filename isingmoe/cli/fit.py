@@ -45,7 +45,7 @@ def fit(
         float | None,
         typer.Option(
             min=0,
-            help="Added to the count of every pair (default: 0.5, at most 1 % of all pairs).",
+            help="Added to the pair counts on average (default: by evidence; 0.5 for ising).",
         ),
     ] = None,
     max_iterations: Annotated[
