@@ -18,6 +18,7 @@ extensions = [
 ]
 myst_enable_extensions = ["dollarmath"]
 exclude_patterns = ["_build"]
+html_title = "isingmoe"
 html_theme = "pydata_sphinx_theme"
 html_sidebars = {"**": []}
 html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
