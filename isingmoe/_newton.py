@@ -16,7 +16,7 @@ from scipy.optimize import minimize
 
 from isingmoe.stationary import markov_chain
 
-__all__ = ["Family", "minimise"]
+__all__ = ["LogLinear", "minimise"]
 
 Array = NDArray[np.floating]
 
@@ -66,7 +66,7 @@ def minimise(
     return found, bool(np.abs(objective(found)[1]).max() <= GRADIENT_TOLERANCE)
 
 
-class Family:
+class LogLinear:
     """Log-weights of a chain as linear functions of its free parameters.
 
     Parameters

@@ -195,7 +195,7 @@ def _symmetric(counts: Array, max_iterations: int) -> Estimate:
 
 def _iterative(counts: Array, coupling: str, field: str, max_iterations: int) -> Estimate:
     """Any coupling and field by Newton steps on the exact gradient and curvature."""
-    family = _newton.Family(coupling, field, counts.shape[-1])
+    family = _newton.LogLinear(coupling, field, counts.shape[-1])
     parameters, converged = family.maximise(counts, max_iterations)
     log_weight = family.log_weight(parameters)
     J, h = zero_sum(log_weight)
@@ -267,7 +267,7 @@ def estimate_ising(counts: Array, coupling: str, field: str, max_iterations: int
             pair.h_error[:, 1],
             pair.transition,
         )
-    family = _newton.Family("uniform", "expert", 2)
+    family = _newton.LogLinear("uniform", "expert", 2)
     parameters, covariance, converged = family.maximise_shared(counts, max_iterations)
     # The Potts coupling of two states is twice the Ising one.
     sign = family.basis()[1, 0, 1]

@@ -232,8 +232,9 @@ def _periodic_correlations(
     chain: Chain, infinite: StationaryChain, distance: NDArray[np.int64]
 ) -> tuple[Array, Array]:
     n = int(chain.n_sites)  # type: ignore[arg-type]
+    # Over its leading eigenvalue: no power of it overflows.
     scaled = np.exp(chain.bond[0] + chain.site[0] - infinite.log_eigenvalue)
-    backward = [_scaled_power(scaled, n - int(distance[-1]))]
+    backward = [np.linalg.matrix_power(scaled, n - int(distance[-1]))]
     for _ in distance[1:]:
         backward.append(backward[-1] @ scaled)
     backward.reverse()
@@ -246,11 +247,6 @@ def _periodic_correlations(
         result[d] = _observed(chain, joint - np.outer(marginal, marginal))
         forward = forward @ scaled
     return marginal, result
-
-
-def _scaled_power(matrix: Array, exponent: int) -> Array:
-    """Power of a matrix whose leading eigenvalue is one."""
-    return np.linalg.matrix_power(matrix, exponent)
 
 
 def _open_correlations(

@@ -14,7 +14,7 @@ from scipy.optimize import check_grad
 from scipy.stats import chi2, norm
 
 from isingmoe._kernels.counting import pair_histogram
-from isingmoe._newton import Family
+from isingmoe._newton import LogLinear
 from isingmoe.chains import zero_sum
 from isingmoe.estimation import COUPLINGS, estimate, estimate_ising, n_parameters
 from isingmoe.stationary import markov_chain
@@ -89,7 +89,7 @@ def test_gauge_and_likelihood_of_every_family(coupling, field):
         np.testing.assert_allclose(found.h, 0, atol=1e-9)
     if field == "none" and coupling == "diagonal":
         # The gauge puts the diagonal's own mean weight into a field.
-        family = Family(coupling, field, q)
+        family = LogLinear(coupling, field, q)
         J_alone = family.log_weight(family.maximise(counts, 200)[0])
         np.testing.assert_allclose(J_alone, np.diag(np.diag(J_alone)), atol=1e-12)
         np.testing.assert_allclose(found.h, zero_sum(J_alone)[1], atol=1e-9)
@@ -102,7 +102,7 @@ def test_no_direction_raises_the_likelihood(coupling, field):
     q, rng = 4, np.random.default_rng(0)
     counts = random_counts(2, q)
     found = estimate(counts, coupling, field, 200)
-    family = Family(coupling, field, q)
+    family = LogLinear(coupling, field, q)
     best = (counts * np.log(found.transition)).sum()
     parameters = family.maximise(counts, 200)[0]
     assert family.likelihood(parameters, counts)[0] == pytest.approx(best, abs=1e-8)
@@ -126,7 +126,7 @@ def test_families_are_nested():
 def test_gradient_and_information_against_differences(coupling, field):
     q, rng = 4, np.random.default_rng(5)
     counts = random_counts(4, q)
-    family = Family(coupling, field, q)
+    family = LogLinear(coupling, field, q)
     at = rng.normal(size=len(family.basis())) / 2
 
     def value(x):
