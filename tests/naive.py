@@ -10,7 +10,7 @@ def enumerate_chain(chain):
     """Everything about a small finite chain, by summing over all its configurations."""
     n, q, temperature = chain.n_sites, chain.n_states, chain.temperature
     states = np.array(list(itertools.product(range(q), repeat=n)))
-    energy = np.array([slow_energy(chain, s) for s in states])
+    energy = slow_energy(chain, states)
     log_weight = -energy / temperature
     log_z = log_weight.max() + np.log(np.exp(log_weight - log_weight.max()).sum())
     p = np.exp(log_weight - log_z)
@@ -44,9 +44,9 @@ def enumerate_chain(chain):
     }
 
 
-def slow_energy(chain, state):
-    """Energy of one configuration, term by term, from the chain's own J and h."""
-    q, n = chain.n_states, len(state)
+def weights_of(chain):
+    """What each pair of neighbours and each site add to minus the energy, entry by entry."""
+    q = chain.n_states
     J, h = np.asarray(chain.J, float), np.asarray(chain.h, float)
 
     def bond(a, b):
@@ -61,10 +61,22 @@ def slow_energy(chain, state):
             return float(h) * (2 * a - 1)
         return h if h.ndim == 0 else h[a]
 
+    pairs = np.array([[bond(a, b) for b in range(q)] for a in range(q)])
+    return pairs, np.array([site(a) for a in range(q)])
+
+
+def slow_energy(chain, states):
+    """Energy of configurations (..., site), bond by bond."""
+    pair, site = weights_of(chain)
+    states = np.asarray(states)
+    n = states.shape[-1]
     bonds = [(i, i + 1) for i in range(n - 1)]
     if chain.boundary == "periodic":
         bonds.append((n - 1, 0))
-    return -sum(bond(state[i], state[j]) for i, j in bonds) - sum(site(a) for a in state)
+    total = sum(site[states[..., i]] for i in range(n))
+    for i, j in bonds:
+        total = total + pair[states[..., i], states[..., j]]
+    return -total
 
 
 def pair_counts(states, q):

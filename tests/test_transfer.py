@@ -39,8 +39,7 @@ def assert_solves(chain, tolerance=1e-10):
 def chains(draw):
     boundary = draw(st.sampled_from(["open", "periodic"]))
     q = draw(st.integers(2, 5))
-    longest = min(8, int(np.log(20_000) / np.log(q)))
-    n_sites = draw(st.integers(3 if boundary == "periodic" else 1, longest))
+    n_sites = draw(st.integers(3 if boundary == "periodic" else 1, 8))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     return PottsChain(
         J=rng.normal(scale=1.5, size=(q, q)),
@@ -60,8 +59,6 @@ def test_potts_against_enumeration(chain):
 @pytest.mark.parametrize("n_sites", range(1, 9))
 @pytest.mark.parametrize("q", [2, 3, 4, 5])
 def test_every_length_against_enumeration(n_sites, q):
-    if q**n_sites > 70_000:
-        pytest.skip("too many configurations to enumerate")
     rng = np.random.default_rng(100 * q + n_sites)
     for boundary in ("open", "periodic"):
         if boundary == "periodic" and n_sites < 3:
