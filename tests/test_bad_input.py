@@ -529,6 +529,27 @@ def test_an_interrupted_calculation_leaves_no_file(folder, run_cli, monkeypatch,
     assert line == "interrupted; no file was left half-written"
 
 
+def test_an_interrupt_inside_a_kernel_is_one(folder, run_cli, monkeypatch):
+    def interrupt(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as pressed:
+            inner = SystemError("unpickling returned a result with an exception set")
+            inner.__cause__ = pressed
+        raise SystemError("CPUDispatcher returned a result with an exception set") from inner
+
+    monkeypatch.setattr(im, "fit", interrupt)
+    line = one_line(run_cli("fit", "traces.nc"))
+    assert line == "interrupted; no file was left half-written"
+
+    def fail(*_: object, **__: object) -> None:
+        raise SystemError("something else")
+
+    monkeypatch.setattr(im, "fit", fail)
+    with pytest.raises(SystemError, match="something else"):
+        run_cli("fit", "traces.nc")
+
+
 @pytest.mark.parametrize(
     ("owner", "method", "command"),
     [

@@ -16,6 +16,7 @@ from isingmoe.errors import ConvergenceError
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = "interrupted; no file was left half-written"
 _EXPECTED = (ValueError, TypeError, OSError, ImportError, MemoryError, ConvergenceError)
 
 
@@ -31,9 +32,20 @@ class _Commands(TyperGroup):
         except _EXPECTED as error:
             message = str(error)
         except KeyboardInterrupt:
-            message = "interrupted; no file was left half-written"
+            message = _INTERRUPTED
+        except SystemError as error:
+            # What an interrupt becomes when it falls inside a compiled kernel.
+            if not _was_interrupted(error):
+                raise
+            message = _INTERRUPTED
         typer.echo(f"isingmoe: error: {' '.join(printable(message).split())}", err=True)
         raise typer.Exit(1)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
 
 
 app = typer.Typer(
