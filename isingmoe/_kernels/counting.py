@@ -6,14 +6,17 @@ import numpy as np
 
 @nb.njit(cache=True, nogil=True, inline="always")
 def _bin(state, top):
-    """Histogram row of a state: -1 is row 0, anything out of range is row `top`."""
-    return min(np.int64(np.uint16(state + 1)), top)
+    """Histogram row of a state: -1 is row 0, anything out of range is row `top`.
+
+    Unsigned, because numba looks at the sign of every signed index.
+    """
+    return min(np.uint64(np.uint16(state + 1)), top)
 
 
 @nb.njit(cache=True, nogil=True)
 def _count_run(run, top, counts):
     """Add the neighbouring pairs of one run of states to four interleaved histograms."""
-    width = top + 1
+    width = top + np.uint64(1)
     one, two, three, four = counts[0], counts[1], counts[2], counts[3]
     n_pairs = run.size - 1
     previous = _bin(run[0], top) * width
@@ -57,8 +60,8 @@ def pair_histogram(states, n_states, n_parts):
         n_states + 1 those with a state out of range.
     """
     n_sequences, n_positions = states.shape
-    top = n_states + 1
-    width = top + 1
+    top = np.uint64(n_states + 1)
+    width = n_states + 2
     counts = np.zeros((n_parts, 4, width * width), np.uint32)
     total = n_sequences * n_positions
     for part in nb.prange(n_parts):
