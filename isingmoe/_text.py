@@ -3,38 +3,53 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["about", "interval", "number", "plain", "render", "report", "track", "with_error"]
+__all__ = [
+    "about",
+    "interval",
+    "number",
+    "plain",
+    "printable",
+    "render",
+    "report",
+    "track",
+    "with_errors",
+]
 
 _WIDTH = 180
 
 
 def plain(text: object, limit: int = 100) -> str:
     """A text from a file, on one line, without control characters, cut to a length."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    line = " ".join(printable(str(text)).split())
     return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+def printable(text: str) -> str:
+    """A text without control characters, which a terminal would obey, but with its lines."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def number(value: float, digits: int = 3) -> str:
     """A number to so many decimals; infinity as a sign, none as a dash."""
-    if np.isnan(value):
+    if math.isnan(value):
         return "–"
-    if np.isposinf(value):
+    if value == math.inf:
         return "∞"
     return f"{value:.{digits}f}"
 
 
-def with_error(value: float, error: float, digits: int = 3) -> str:
-    """A value and its standard error."""
-    return f"{value:.{digits}f} ± {error:.{digits}f}"
+def with_errors(values: Iterable[float], errors: Iterable[float]) -> list[str]:
+    """Values, each with its standard error."""
+    return [f"{v:.3f} ± {e:.3f}" for v, e in zip(values, errors, strict=True)]
 
 
 def about(long_name: str, units: str = "1") -> dict[str, str]:
@@ -44,7 +59,7 @@ def about(long_name: str, units: str = "1") -> dict[str, str]:
 
 def interval(value: float, low: float, high: float, digits: int = 1) -> str:
     """A value and its 95 % interval."""
-    if np.isnan(low):
+    if math.isnan(low):
         return number(value, digits)
     ends = f"{number(low, digits)}..{number(high, digits)}"
     return f"{number(value, digits)} [{ends}]"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from isingmoe import _provenance
 from isingmoe._storage import check_content, read_dataset, write_dataset
-from isingmoe._text import interval, number, plain, render, report, with_error
+from isingmoe._text import about, interval, number, plain, render, report, with_errors
 from isingmoe.decay import decay_fit
 from isingmoe.equilibrium import load_balance
 from isingmoe.fitted import Fit
@@ -92,12 +92,9 @@ class Comparison:
         held_out = "held_out_bits" in data
         columns: dict[str, Any] = {
             "layer": data["layer"].values,
-            "self-coupling J": [
-                with_error(*pair)
-                for pair in zip(
-                    data["self_coupling"].values, data["self_coupling_error"].values, strict=True
-                )
-            ],
+            "self-coupling J": with_errors(
+                data["self_coupling"].values, data["self_coupling_error"].values
+            ),
             "spread": [number(v, 2) for v in data["J_spread"].values],
             "ξ chain": [number(v, 2) for v in data["predicted_length"].values],
             "ξ measured": lengths("global"),
@@ -170,7 +167,7 @@ def predicted_correlation(fit: Fit, max_distance: int) -> xr.DataArray:
         curve,
         dims=("layer", "distance"),
         coords={"layer": data["layer"], "distance": np.arange(max_distance + 1)},
-        attrs={"long_name": "correlation predicted by the chain", "units": "1"},
+        attrs=about("correlation predicted by the chain"),
     )
 
 
@@ -371,7 +368,7 @@ def _predicted_length(fit: Fit, predicted: xr.DataArray, measured: xr.Dataset) -
     else:
         error = measured["correlation_error"].sel(centre="global").values
         length = [decay_fit(curve, e)[0] for curve, e in zip(predicted.values, error, strict=True)]
-    attributes = {"long_name": "correlation length of the chain", "units": "token"}
+    attributes = about("correlation length of the chain", "token")
     return xr.Dataset(
         {"predicted_length": ("layer", np.asarray(length), attributes)},
         coords={"layer": fit.data["layer"]},

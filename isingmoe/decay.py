@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isingmoe._text import about
+
 __all__ = ["decay_fit", "length_variables", "second_moment_length"]
 
 Array = NDArray[np.floating]
@@ -145,10 +147,10 @@ def length_variables(curve: Array, error: Array, resample: Array) -> dict[str, A
         name + end: (
             ("layer",),
             values[name + end],
-            {"long_name": meaning + which, "units": "token"},
+            about(meaning + which, "token"),
         )
         for name, meaning in _MEANING.items()
         for end, which in _ENDS.items()
     }
-    explained = {"long_name": "number of distances fitted", "units": "1"}
+    explained = about("number of distances fitted")
     return variables | {"n_fitted": (("layer",), n_fitted, explained)}

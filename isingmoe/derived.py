@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from isingmoe import _provenance
 from isingmoe._schema import VARIABLES
+from isingmoe._text import about
 
 __all__ = ["BASELINES", "baseline", "windows"]
 
@@ -55,13 +56,13 @@ def windows(traces: xr.Dataset, length: int, *, stride: int | None = None) -> xr
     cut["start_position"] = (
         "sequence",
         (first + start).astype(np.int32),
-        {"long_name": declared.long_name, "units": declared.units},
+        about(declared.long_name, declared.units),
     )
-    about = {"long_name": "index of the sequence it was cut from", "units": "1"}
+    owner = about("index of the sequence it was cut from")
     provenance = _provenance.record(
         "windows", {"length": length, "stride": stride}, inputs=_provenance.describe(traces)
     )
-    return cut.assign(window_of=("sequence", origin, about)).assign_attrs(provenance=provenance)
+    return cut.assign(window_of=("sequence", origin, owner)).assign_attrs(provenance=provenance)
 
 
 def baseline(traces: xr.Dataset, kind: str, *, seed: int = 0) -> xr.Dataset:

@@ -11,6 +11,7 @@ from scipy.stats import chi2
 from isingmoe import _provenance
 from isingmoe._kernels import overlaps
 from isingmoe._schema import validate_structure
+from isingmoe._text import about
 from isingmoe.traces import pack_layer, trace_name
 
 __all__ = ["load_balance", "load_entropy"]
@@ -108,7 +109,7 @@ def load_balance(traces: xr.Dataset) -> xr.Dataset:
             name: (
                 ("layer", "expert")[: values.ndim],
                 values,
-                {"long_name": long_name, "units": units},
+                about(long_name, units),
             )
             for name, (values, long_name, units) in declared.items()
         },

@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe._storage import check_content, read_dataset, write_dataset
-from isingmoe._text import number, plain, render, report, with_error
+from isingmoe._text import number, plain, render, report, with_errors
 from isingmoe.chains import IsingChain, PottsChain
 from isingmoe.likelihood import MaximumLikelihood
 
@@ -154,12 +154,11 @@ class Fit:
 
     def __str__(self) -> str:
         data = self.data
-        couplings = zip(
-            data["self_coupling"].values, data["self_coupling_error"].values, strict=True
-        )
         columns = {
             "layer": data["layer"].values,
-            "self-coupling J": [with_error(*pair) for pair in couplings],
+            "self-coupling J": with_errors(
+                data["self_coupling"].values, data["self_coupling_error"].values
+            ),
             "spread of J": [number(v) for v in data["J_spread"].values],
             "ξ chain": [number(v, 2) for v in self.layer_length()],
             "bits/token": [number(v) for v in data["bits_per_token"].values],

@@ -23,6 +23,7 @@ from isingmoe.likelihood import (
     family_of,
     log_likelihood,
     pair_counts,
+    token_pairs,
 )
 from isingmoe.stationary import length_of_gap, markov_chain, second_modulus
 from isingmoe.traces import Track, each_layer, trace_name
@@ -132,14 +133,14 @@ def fit(
 
 def _layer_results(counts: Counts, family: Family) -> dict[str, Any]:
     known = family.estimate(counts)
-    n_pairs = family.n_pairs(counts)
+    n_pairs = token_pairs(counts)
     bits = n_pairs * np.log(2)
     stationary, length = _stationary(known.transition)
     if family.chain == "potts":
         marginal, uniform = stationary, np.log2(family.n_experts)
     else:
         marginal, uniform = stationary[:, 1], _uniform_on_off(counts)
-    value = log_likelihood(counts, known)
+    value = log_likelihood(counts, known.transition)
     return {
         "J": known.J,
         "J_error": known.J_error,
@@ -152,7 +153,7 @@ def _layer_results(counts: Counts, family: Family) -> dict[str, Any]:
         "marginal": marginal,
         "log_likelihood": value,
         "bits_per_token": -value / bits,
-        "bits_load": -log_likelihood(counts, family.load_only().estimate(counts)) / bits,
+        "bits_load": -log_likelihood(counts, family.load_only().estimate(counts).transition) / bits,
         "bits_uniform": uniform,
         "n_pairs": n_pairs,
         "pseudocount": known.pseudocount,
@@ -250,10 +251,11 @@ def score(fit: Fit, traces: xr.Dataset) -> tuple[xr.Dataset, bool]:
         counts = pair_counts(traces, place, chain)
         check_counts(traces, place, counts, chain)
         seen.update(counts.tobytes())
-        n_pairs = int(counts.sum() if chain == "potts" else counts[0].sum())
-        chained = xlogy(counts, transition[place]).sum()
-        alone = xlogy(counts.sum(-2), stationary[place]).sum()
-        rows.append((-chained / n_pairs / np.log(2), -alone / n_pairs / np.log(2), n_pairs))
+        n_pairs = token_pairs(counts)
+        bits = n_pairs * np.log(2)
+        chained = log_likelihood(counts, transition[place])
+        alone = log_likelihood(counts, stationary[place][..., None, :])
+        rows.append((-chained / bits, -alone / bits, n_pairs))
     names = ("bits_per_token", "bits_load", "n_pairs")
     attributes = (
         about("bits per token of the chain on these traces", "bit/token"),
@@ -328,8 +330,8 @@ def cross_validate(
             for column, model in enumerate((family, family.load_only())):
                 known = model.estimate(total - held_out)
                 converged = converged and known.converged
-                scores[place, column] -= log_likelihood(held_out, known)
-        scores[place] /= family.n_pairs(total) * np.log(2)
+                scores[place, column] -= log_likelihood(held_out, known.transition)
+        scores[place] /= token_pairs(total) * np.log(2)
     if not converged:
         raise ConvergenceError(
             f"{trace_name(traces)}: no convergence of a fold after "

@@ -129,14 +129,15 @@ class Family:
         """Independent tokens with the observed load."""
         return Family(self.chain, "none", "expert", self.estimator, self.n_experts)
 
-    def n_pairs(self, counts: Counts) -> int:
-        """Pairs of tokens; every Ising chain of a layer counts the same ones."""
-        return int(counts.sum() if self.chain == "potts" else counts[0].sum())
+
+def log_likelihood(counts: Counts, transition: NDArray[np.floating]) -> float:
+    """Log-likelihood of pair counts given transition probabilities, in nats."""
+    return float(xlogy(counts, transition).sum())
 
 
-def log_likelihood(counts: Counts, known: Estimate) -> float:
-    """Log-likelihood of pair counts given an estimate, in nats."""
-    return float(xlogy(counts, known.transition).sum())
+def token_pairs(counts: Counts) -> int:
+    """Pairs of tokens; every Ising chain of a layer, (expert, 2, 2), counts the same ones."""
+    return int(counts.sum() if counts.ndim == 2 else counts[0].sum())
 
 
 def family_of(
@@ -227,7 +228,7 @@ def pair_counts(
                 f"others in layer {layer_number(traces, place)}; isingmoe.validate names the first"
             )
         return counts[1:-1, 1:-1]
-    sets = pack_layer(traces, place, primary=False)[chosen]
+    sets = pack_layer(traces, place, primary=False, sequences=sequences)
     counted = overlaps.expert_pairs(sets, np.array([1]), n_experts, 4 * numba.get_num_threads())
     n_pairs, both, left, right = (array[0] for array in counted)
     off = np.stack([n_pairs - left - right + both, right - both], 1)

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from isingmoe import _provenance
-from isingmoe._text import number, plain, render, report
+from isingmoe._text import about, number, plain, render, report
 from isingmoe.equilibrium import load_balance
 from isingmoe.neighbours import near_distances, neighbour_overlap, overlap_columns
 from isingmoe.traces import Track, trace_name
@@ -94,7 +94,7 @@ def info(
     data["missing_fraction"] = (
         "layer",
         absent.sum((1, 2)) / max(inside.sum(), 1),
-        {"long_name": "share of tokens without a recorded expert", "units": "1"},
+        about("share of tokens without a recorded expert"),
     )
     attrs: dict[str, Any] = {
         **{k: v for k, v in traces.attrs.items() if k not in ("conventions", "provenance")},

@@ -15,6 +15,7 @@ from isingmoe import _provenance
 from isingmoe._kernels import overlaps
 from isingmoe._schema import CONVENTIONS, VARIABLES, trace_name, validate
 from isingmoe._storage import read_dataset, write_dataset
+from isingmoe._text import about
 
 __all__ = [
     "Track",
@@ -158,7 +159,7 @@ def traces_from_arrays(
         array = np.asarray(values)
         if array.dtype.name not in variable.dtypes and array.dtype.kind == "i":
             array = _as_declared(name, array, variable.dtypes[0])
-        attributes = {"long_name": variable.long_name, "units": variable.units}
+        attributes = about(variable.long_name, variable.units)
         data[name] = (variable.dims, array, attributes)
     attrs = {
         "conventions": CONVENTIONS,
@@ -262,8 +263,22 @@ def expert_set(traces: xr.Dataset) -> xr.DataArray:
     return index.copy(data=np.sort(index.values, axis=-1))
 
 
-def pack_layer(traces: xr.Dataset, place: int, *, primary: bool) -> NDArray[np.uint64]:
+def pack_layer(
+    traces: xr.Dataset,
+    place: int,
+    *,
+    primary: bool,
+    sequences: NDArray[np.int64] | None = None,
+) -> NDArray[np.uint64]:
     """Bit sets of a layer by its place: all experts of a token, or the primary one.
+
+    Parameters
+    ----------
+    traces : Dataset
+    place : int
+    primary : bool
+    sequences : int ndarray, optional
+        Those to pack; all of them by default.
 
     Returns
     -------
@@ -278,6 +293,8 @@ def pack_layer(traces: xr.Dataset, place: int, *, primary: bool) -> NDArray[np.u
     index = traces["expert_index"].values[place]
     if primary:
         index = primary_expert(traces).values[place][..., None]
+    if sequences is not None:
+        index = index[sequences]
     # One memory layout means one compiled kernel.
     packed = overlaps.pack_sets(np.ascontiguousarray(index), -(-n_experts // 64))
     sets, lowest, highest = packed
@@ -312,5 +329,5 @@ def occupancy(traces: xr.Dataset) -> xr.DataArray:
         on,
         dims=("layer", "sequence", "position", "expert"),
         coords={"layer": traces["layer"]},
-        attrs={"long_name": "occupancy of the expert", "units": "1"},
+        attrs=about("occupancy of the expert"),
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from isingmoe import _provenance
 from isingmoe._kernels.messages import forward_messages
+from isingmoe._text import about
 from isingmoe.chains import Chain, IsingChain
 from isingmoe.stationary import StationaryChain, poisson_solution, stationary_chain
 
@@ -372,10 +373,10 @@ def _label(
         )
     return xr.Dataset(
         {
-            name: (dims, values, {"long_name": long_name, "units": units})
+            name: (dims, values, about(long_name, units))
             for name, (dims, values, long_name, units) in variables.items()
         },
-        coords={"distance": ("distance", distance, {"long_name": "distance", "units": "site"})},
+        coords={"distance": ("distance", distance, about("distance", "site"))},
         attrs={
             "chain": repr(chain),
             "provenance": _provenance.record(

@@ -123,22 +123,13 @@ def test_what_exists_is_kept_unless_asked(tmp_path, dataset, suffix):
     xr.testing.assert_identical(read_dataset(target), other)
 
 
-def test_a_folder_is_never_replaced_by_a_file(tmp_path, dataset):
-    folder = tmp_path / "results"
+@pytest.mark.parametrize("name", ["results", "fit.zarr"])
+def test_a_folder_that_is_no_store_is_never_replaced(tmp_path, dataset, name):
+    folder = tmp_path / name
     folder.mkdir()
     (folder / "precious.txt").write_text("the work of a year")
     before = listing(tmp_path)
-    with pytest.raises(OSError, match=r"results: .*(directory|folder)"):
-        write_dataset(dataset, folder, overwrite=True)
-    assert listing(tmp_path) == before
-
-
-def test_a_folder_that_is_no_store_is_never_replaced_by_one(tmp_path, dataset):
-    folder = tmp_path / "fit.zarr"
-    folder.mkdir()
-    (folder / "precious.txt").write_text("the work of a year")
-    before = listing(tmp_path)
-    with pytest.raises(OSError, match=r"fit.zarr: .*(directory|folder)"):
+    with pytest.raises(OSError, match=rf"{name}: .*(directory|folder)"):
         write_dataset(dataset, folder, overwrite=True)
     assert listing(tmp_path) == before
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from isingmoe._text import printable
 from isingmoe.cli import compare, example, fit, info, plot, solve
-from isingmoe.cli._options import printable
 from isingmoe.errors import ConvergenceError
 
 __all__ = ["app", "main"]

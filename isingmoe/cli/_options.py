@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from isingmoe._text import printable
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -27,7 +29,6 @@ __all__ = [
     "check_target",
     "emit_json",
     "emit_text",
-    "printable",
 ]
 
 TraceFile = Annotated[Path, typer.Argument(metavar="TRACES", help="traces.nc or traces.zarr")]
@@ -74,11 +75,6 @@ def check_target(path: Path, overwrite: bool, *inputs: Path) -> Path:
     if path.suffix not in (".nc", ".zarr"):
         raise ValueError(f"{path}: expected a name that ends in .nc or .zarr")
     return path
-
-
-def printable(text: str) -> str:
-    """A text without control characters, which a terminal would obey, but with its lines."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def emit_text(text: object) -> None:
