@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from isingmoe.chains import IsingChain, PottsChain
     from isingmoe.comparison import Comparison, compare, open_comparison
+    from isingmoe.couplings import exponential, power_law
     from isingmoe.derived import baseline, windows
     from isingmoe.equilibrium import load_balance
     from isingmoe.errors import ConvergenceError, ShortTraceWarning, TraceSchemaError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _HOME = {
     "chains": ("IsingChain", "PottsChain"),
     "comparison": ("Comparison", "compare", "open_comparison"),
+    "couplings": ("exponential", "power_law"),
     "derived": ("baseline", "windows"),
     "equilibrium": ("load_balance",),
     "errors": ("ConvergenceError", "ShortTraceWarning", "TraceSchemaError"),
@@ -77,6 +79,7 @@ __all__ = [
     "cross_validate",
     "example_traces",
     "expert_set",
+    "exponential",
     "fit",
     "info",
     "load_balance",
@@ -87,6 +90,7 @@ __all__ = [
     "open_traces",
     "plot_decay",
     "plot_layers",
+    "power_law",
     "primary_expert",
     "save_traces",
     "solve",

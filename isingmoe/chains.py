@@ -1,24 +1,22 @@
-"""The chains: parameters, energy and gauge; no algorithm and no random numbers.
+"""The chains: parameters, energy and geometry; no algorithm and no random numbers.
 
-Every chain can say the same two things of itself, `bond` (reach, q, q) and `site` (1, q):
-the negative energy of a bond and of a site over the temperature. Whatever solves or
-samples a chain works on these and never asks for the chain's type.
+Every chain says the same of itself: `bond` (1 or reach, q, q) and `site` (1 or n_sites, q),
+the negative energy of a bond and of a site over the temperature, and `strength` (reach,),
+what the bond is multiplied with at each distance. Whatever solves or samples a chain works
+on these and never asks for the chain's type.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Chain", "IsingChain", "PottsChain", "zero_sum"]
+from isingmoe._spins import Spins, short, whole
 
-BOUNDARIES = ("open", "periodic")
-
-# Beyond this the weights of a bond and a field leave the range of a double.
-_STRONGEST = 150
+__all__ = ["Chain", "IsingChain", "PottsChain"]
 
 
 @runtime_checkable
@@ -42,22 +40,32 @@ class Chain(Protocol):
 
     @property
     def n_states(self) -> int:
-        """Number of states of a site."""
+        """Number of labels q."""
+        ...
+
+    @property
+    def top_k(self) -> int:
+        """Number of different labels that a site holds."""
         ...
 
     @property
     def bond(self) -> NDArray[np.float64]:
-        """Negative energy of a bond over the temperature, (reach, q, q)."""
+        """Negative energy of a bond over the temperature, (1 or reach, q, q)."""
+        ...
+
+    @property
+    def strength(self) -> NDArray[np.float64]:
+        """Factor of the bond at each distance, (reach,)."""
         ...
 
     @property
     def site(self) -> NDArray[np.float64]:
-        """Negative energy of a site over the temperature, (1, q)."""
+        """Negative energy of a site over the temperature, (1 or n_sites, q)."""
         ...
 
     @property
     def observable(self) -> NDArray[np.float64]:
-        """What is measured on each state, (observable, q): a spin, or each occupancy."""
+        """What is measured on each label, (observable, q): a spin, or each occupancy."""
         ...
 
     def energy(self, state: ArrayLike) -> NDArray[np.float64]:
@@ -65,137 +73,26 @@ class Chain(Protocol):
         ...
 
 
-def zero_sum(
-    J: ArrayLike, h: ArrayLike | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Couplings and fields of the same chain in the zero-sum gauge.
-
-    Parameters
-    ----------
-    J : array_like (..., q, q)
-        Coupling J[a, b] of state a at site i and state b at site i + 1.
-    h : array_like (..., q), optional
-        Field; zero if absent.
-
-    Returns
-    -------
-    J : ndarray (..., q, q)
-        Every row and every column sums to zero.
-    h : ndarray (..., q)
-        Sums to zero. The row and column means of J have gone into it: on a periodic or
-        infinite chain every site is once the left and once the right end of a bond, so
-        that the probabilities are unchanged.
-
-    Raises
-    ------
-    ValueError
-        If J is not square.
-    """
-    coupling = np.asarray(J, float)
-    if coupling.ndim < 2 or coupling.shape[-1] != coupling.shape[-2]:
-        raise ValueError(f"J: expected square matrices (..., q, q), got shape {coupling.shape}")
-    row = coupling.mean(-1, keepdims=True)
-    column = coupling.mean(-2, keepdims=True)
-    grand = coupling.mean((-1, -2), keepdims=True)
-    shift = row[..., 0] + column[..., 0, :] - 2 * grand[..., 0]
-    field_ = shift if h is None else np.asarray(h, float) + shift
-    return coupling - row - column + grand, field_ - field_.mean(-1, keepdims=True)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _NearestNeighbour:
-    """What Ising and Potts chains share: the geometry, the temperature and the checks."""
-
-    J: Any
-    h: Any = 0.0
-    n_sites: int | None = None
-    boundary: str = "open"
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.boundary not in BOUNDARIES:
-            raise ValueError(f"boundary: expected 'open' or 'periodic', got {self.boundary!r}")
-        temperature = _frozen_numbers("temperature", self.temperature)
-        if np.ndim(temperature) or temperature <= 0:
-            raise ValueError(f"temperature: expected a positive number, got {self.temperature!r}")
-        if self.n_sites is not None:
-            _whole("n_sites", self.n_sites)
-            shortest = 3 if self.boundary == "periodic" else 1
-            if self.n_sites < shortest:
-                raise ValueError(
-                    f"n_sites: expected at least {shortest} on a chain with "
-                    f"{self.boundary} ends, got {self.n_sites}"
-                )
-        for name in ("J", "h"):
-            value = _frozen_numbers(name, getattr(self, name))
-            object.__setattr__(self, name, value)
-            strongest = float(np.max(np.abs(value), initial=0)) / self.temperature
-            if strongest > _STRONGEST:
-                raise ValueError(
-                    f"{name}: expected |{name}| / temperature of at most {_STRONGEST}, got "
-                    f"{strongest:.3g}; raise the temperature"
-                )
-
-    def __repr__(self) -> str:
-        parts = [f"{f.name}={_short(getattr(self, f.name))}" for f in fields(self)]
-        return f"{type(self).__name__}({', '.join(parts)})"
-
-    def __eq__(self, other: object) -> bool:
-        if type(self) is not type(other):
-            return NotImplemented
-        return all(
-            np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def energy(self, state: ArrayLike) -> NDArray[np.float64]:
-        """Energy of states 0..q-1.
-
-        Parameters
-        ----------
-        state : array_like of int (..., site)
-
-        Returns
-        -------
-        ndarray (...)
-            In units of the couplings.
-
-        Raises
-        ------
-        ValueError
-            If a state is out of range, or the chain is not `n_sites` long.
-        """
-        s = np.asarray(state)
-        q = self.n_states  # type: ignore[attr-defined]
-        if self.n_sites is not None and s.shape[-1] != self.n_sites:
-            raise ValueError(f"state: expected {self.n_sites} sites, got {s.shape[-1]}")
-        if s.size and (s.min() < 0 or s.max() >= q):
-            raise ValueError(f"state: expected labels 0..{q - 1}, got {s.min()}..{s.max()}")
-        bond = self.bond[0]  # type: ignore[attr-defined]
-        site = self.site[0]  # type: ignore[attr-defined]
-        weight = bond[s[..., :-1], s[..., 1:]].sum(-1) + site[s].sum(-1)
-        if self.boundary == "periodic":
-            weight = weight + bond[s[..., -1], s[..., 0]]
-        return -self.temperature * weight
-
-
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class IsingChain(_NearestNeighbour):
-    """Spins s = -1, +1 with energy -J sum s_i s_{i+1} - h sum s_i.
+class IsingChain(Spins):
+    """Spins s = -1, +1 with energy -J sum_r decay_r sum_i s_i s_{i+r} - sum_i h_i s_i.
 
     Parameters
     ----------
     J : float
         Coupling of neighbours; positive favours equal ones.
-    h : float
-        Field.
+    h : float or array (n_sites,)
+        Field; one for each site needs open ends.
     n_sites : int or None
         Length; None is the infinite chain.
     boundary : {"open", "periodic"}
         What joins the ends of a finite chain.
     temperature : float
         In units of the couplings (k_B = 1).
+    decay : PowerLaw, Exponential or array (reach,), optional
+        Coupling at each distance over that of neighbours, starting with 1. By default
+        neighbours alone are coupled. On a ring every pair of sites has one bond, at its
+        shorter distance.
 
     Raises
     ------
@@ -215,44 +112,46 @@ class IsingChain(_NearestNeighbour):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("J", "h"):
-            value = getattr(self, name)
-            if np.ndim(value) != 0:
-                raise ValueError(f"{name}: expected a number, got shape {np.shape(value)}")
+        if np.ndim(self.J) != 0:
+            raise ValueError(f"J: expected a number, got shape {np.shape(self.J)}")
+        if np.ndim(self.h) > 1:
+            raise ValueError(f"h: expected a number or (n_sites,), got shape {np.shape(self.h)}")
+        self._check_field((), "(n_sites,)")
 
     @property
     def n_states(self) -> int:
-        """Number of states of a site."""
+        """Number of labels q."""
         return 2
 
     @property
     def bond(self) -> NDArray[np.float64]:
-        """Negative energy of a bond over the temperature, (reach, q, q)."""
+        """Negative energy of a bond over the temperature, (1, q, q)."""
         return (self.J / self.temperature * np.outer(self.spin, self.spin))[None]
 
     @property
     def site(self) -> NDArray[np.float64]:
-        """Negative energy of a site over the temperature, (1, q)."""
-        return (self.h / self.temperature * self.spin)[None]
+        """Negative energy of a site over the temperature, (1 or n_sites, q)."""
+        return np.reshape(self.h, (-1, 1)) / self.temperature * self.spin
 
     @property
     def observable(self) -> NDArray[np.float64]:
-        """The spin of each state, (1, q)."""
+        """The spin of each label, (1, q)."""
         return self.spin[None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class PottsChain(_NearestNeighbour):
+class PottsChain(Spins):
     """Labels 0..q-1, one for each expert, with any coupling matrix and field.
 
     Parameters
     ----------
-    J : float, array (q,) or array (q, q)
+    J : float, array (q,), (q, q) or (reach, q, q)
         A number couples equal neighbours with J, a vector couples equal neighbours in
         state a with J[a], a matrix is used as it is: J[a, b] with a at site i and b at
-        site i + 1. It need not be symmetric.
-    h : float or array (q,)
-        Field on each state.
+        site i + 1. It need not be symmetric. A stack of matrices gives each distance its
+        own.
+    h : float, array (q,) or (n_sites, q)
+        Field on each state; one for each site needs open ends.
     n_experts : int, optional
         Number of states q; taken from the shape of J or h if absent.
     n_sites : int or None
@@ -261,6 +160,14 @@ class PottsChain(_NearestNeighbour):
         What joins the ends of a finite chain.
     temperature : float
         In units of the couplings (k_B = 1).
+    decay : PowerLaw, Exponential or array (reach,), optional
+        Coupling at each distance over that of neighbours, starting with 1. By default
+        neighbours alone are coupled. On a ring every pair of sites has one bond, at its
+        shorter distance; the antipodes of an even ring with the mean of J and its
+        transpose.
+    top_k : int
+        Experts that a site holds. With more than one both terms of the energy sum over
+        the members of the sets.
 
     Raises
     ------
@@ -277,6 +184,7 @@ class PottsChain(_NearestNeighbour):
     """
 
     n_experts: int | None = field(default=None)
+    top_k: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -286,7 +194,7 @@ class PottsChain(_NearestNeighbour):
             if np.ndim(getattr(self, name))
         }
         if self.n_experts is not None:
-            sizes["n_experts"] = _whole("n_experts", self.n_experts)
+            sizes["n_experts"] = whole("n_experts", self.n_experts)
         if not sizes:
             raise ValueError("n_experts: expected the number of states, got None")
         if len(set(sizes.values())) > 1:
@@ -295,59 +203,51 @@ class PottsChain(_NearestNeighbour):
         q = next(iter(sizes.values()))
         if q < 2:
             raise ValueError(f"n_experts: expected at least 2, got {q}")
-        if np.ndim(self.J) > 2 or (np.ndim(self.J) == 2 and np.shape(self.J) != (q, q)):
+        shape = np.shape(self.J)
+        if len(shape) > 3 or (len(shape) > 1 and shape[-2:] != (q, q)):
             raise ValueError(
-                f"J: expected a number, ({q},) or ({q}, {q}), got shape {np.shape(self.J)}"
+                f"J: expected a number, ({q},), ({q}, {q}) or (reach, {q}, {q}), got shape {shape}"
             )
-        if np.ndim(self.h) > 1:
-            raise ValueError(f"h: expected a number or ({q},), got shape {np.shape(self.h)}")
+        if len(shape) == 3:
+            if self.decay is not None:
+                raise ValueError(
+                    "decay: expected none beside a coupling for each distance, got "
+                    f"{short(self.decay)}"
+                )
+            self._check_reach("J", shape[0])
+        if np.ndim(self.h) > 2:
+            raise ValueError(
+                f"h: expected a number, ({q},) or (n_sites, {q}), got shape {np.shape(self.h)}"
+            )
+        self._check_field((q,), "(n_sites, q)")
+        if not 1 <= whole("top_k", self.top_k) < q:
+            raise ValueError(
+                f"top_k: expected 1 to {q - 1} of {q} experts for each site, got {self.top_k}"
+            )
         object.__setattr__(self, "n_experts", q)
 
     @property
     def n_states(self) -> int:
-        """Number of states of a site."""
+        """Number of labels q."""
         return int(self.n_experts)  # type: ignore[arg-type]
+
+    def _distances(self) -> int:
+        return len(self.J) if np.ndim(self.J) == 3 else super()._distances()
 
     @property
     def bond(self) -> NDArray[np.float64]:
-        """Negative energy of a bond over the temperature, (reach, q, q)."""
+        """Negative energy of a bond over the temperature, (1 or reach, q, q)."""
         J = np.asarray(self.J)
-        matrix = J if J.ndim == 2 else np.eye(self.n_states) * J
-        return (matrix / self.temperature)[None]
+        matrices = J if J.ndim >= 2 else np.eye(self.n_states) * J
+        return np.reshape(matrices / self.temperature, (-1, self.n_states, self.n_states))
 
     @property
     def site(self) -> NDArray[np.float64]:
-        """Negative energy of a site over the temperature, (1, q)."""
-        return np.broadcast_to(np.asarray(self.h) / self.temperature, (1, self.n_states)).copy()
+        """Negative energy of a site over the temperature, (1 or n_sites, q)."""
+        h = np.atleast_2d(np.asarray(self.h) / self.temperature)
+        return np.broadcast_to(h, (len(h), self.n_states)).copy()
 
     @property
     def observable(self) -> NDArray[np.float64]:
         """The occupancy of each expert, (q, q)."""
         return np.eye(self.n_states)
-
-
-def _whole(name: str, value: Any) -> int:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an integer or None, got {value!r}")
-    return int(value)
-
-
-def _frozen_numbers(name: str, value: Any) -> Any:
-    """A float, or an array of floats that cannot be written to."""
-    try:
-        array = np.array(value, dtype=float)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected numbers, got {value!r}") from None
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite numbers, got {_short(array)}")
-    if array.ndim == 0:
-        return float(array)
-    array.setflags(write=False)
-    return array
-
-
-def _short(value: Any) -> str:
-    """A value in a repr: arrays by their shape and range."""
-    if isinstance(value, np.ndarray) and value.size > 4:
-        return f"array{value.shape} in [{np.min(value):.3g}, {np.max(value):.3g}]"
-    return repr(value.tolist()) if isinstance(value, np.ndarray) else repr(value)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isingmoe import _newton, reversible
-from isingmoe.chains import zero_sum
+from isingmoe.couplings import zero_sum
 from isingmoe.reversible import diagonal_projector
 
 __all__ = [

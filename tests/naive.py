@@ -4,17 +4,24 @@ import itertools
 from collections import Counter
 
 import numpy as np
+from scipy.stats import chisquare
+
+
+def configurations(chain):
+    """Every configuration of a small chain, (configuration, site, rank)."""
+    sets = list(itertools.combinations(range(chain.n_states), chain.top_k))
+    return np.array(list(itertools.product(sets, repeat=chain.n_sites)))
 
 
 def enumerate_chain(chain):
     """Everything about a small finite chain, by summing over all its configurations."""
     n, q, temperature = chain.n_sites, chain.n_states, chain.temperature
-    states = np.array(list(itertools.product(range(q), repeat=n)))
+    states = configurations(chain)
     energy = slow_energy(chain, states)
     log_weight = -energy / temperature
     log_z = log_weight.max() + np.log(np.exp(log_weight - log_weight.max()).sum())
     p = np.exp(log_weight - log_z)
-    value = chain.observable[:, states]
+    value = chain.observable[:, states].sum(-1)
     mean = (value * p[:, None]).sum(1)
     total = value.sum(2)
     covariance = []
@@ -31,52 +38,105 @@ def enumerate_chain(chain):
             )
         )
     mean_energy = (p * energy).sum()
-    marginal = np.array([[p[states[:, i] == a].sum() for a in range(q)] for i in range(n)])
+    held = (states[..., None] == np.arange(q)).any(2)
     return {
+        "states": states,
+        "probability": p,
         "log_z": log_z,
         "energy": mean_energy / n,
         "entropy": -(p * np.log(p)).sum() / n,
         "specific_heat": ((p * energy**2).sum() - mean_energy**2) / n / temperature**2,
         "mean": mean.mean(1),
         "susceptibility": ((total**2 * p).sum(1) - (total * p).sum(1) ** 2) / n / temperature,
-        "marginal": marginal,
+        "marginal": (p[:, None, None] * held).sum(0),
         "covariance": np.array(covariance),
     }
 
 
-def weights_of(chain):
-    """What each pair of neighbours and each site add to minus the energy, entry by entry."""
-    q = chain.n_states
-    J, h = np.asarray(chain.J, float), np.asarray(chain.h, float)
+def bond_weights(chain, r):
+    """What a pair of labels r sites apart adds to minus the energy, entry by entry."""
+    q, J = chain.n_states, np.asarray(chain.J, float)
+    if J.ndim == 3:
+        return J[r - 1] if r <= len(J) else np.zeros((q, q))
+    if chain.decay is None:
+        factor = 1.0 if r == 1 else 0.0
+    elif hasattr(chain.decay, "alpha"):
+        factor = 1 / r**chain.decay.alpha
+    elif hasattr(chain.decay, "length"):
+        factor = np.exp(-(r - 1) / chain.decay.length)
+    else:
+        factor = chain.decay[r - 1] if r <= len(chain.decay) else 0.0
 
     def bond(a, b):
-        if q == 2 and hasattr(chain, "spin"):
+        if hasattr(chain, "spin"):
             return float(J) * (2 * a - 1) * (2 * b - 1)
         if J.ndim == 2:
             return J[a, b]
         return (J if J.ndim == 0 else J[a]) * (a == b)
 
-    def site(a):
-        if hasattr(chain, "spin"):
-            return float(h) * (2 * a - 1)
-        return h if h.ndim == 0 else h[a]
+    return factor * np.array([[bond(a, b) for b in range(q)] for a in range(q)])
 
-    pairs = np.array([[bond(a, b) for b in range(q)] for a in range(q)])
-    return pairs, np.array([site(a) for a in range(q)])
+
+def site_weights(chain, i):
+    """What a label at site i adds to minus the energy."""
+    h = np.asarray(chain.h, float)
+    if hasattr(chain, "spin"):
+        return (h if h.ndim == 0 else h[i]) * np.array([-1.0, 1.0])
+    return np.broadcast_to(h[i] if h.ndim == 2 else h, chain.n_states)
 
 
 def slow_energy(chain, states):
-    """Energy of configurations (..., site), bond by bond."""
-    pair, site = weights_of(chain)
+    """Energy of configurations (..., site[, rank]), pair by pair, each at its shorter way."""
     states = np.asarray(states)
-    n = states.shape[-1]
-    bonds = [(i, i + 1) for i in range(n - 1)]
-    if chain.boundary == "periodic":
-        bonds.append((n - 1, 0))
-    total = sum(site[states[..., i]] for i in range(n))
-    for i, j in bonds:
-        total = total + pair[states[..., i], states[..., j]]
+    if chain.top_k == 1 and states.shape[-1] == chain.n_sites and states.ndim < 3:
+        states = states[..., None]
+    n = states.shape[-2]
+    ranks = range(chain.top_k)
+    total = sum(site_weights(chain, i)[states[..., i, a]] for i in range(n) for a in ranks)
+    for i, j in itertools.combinations(range(n), 2):
+        r = j - i
+        if chain.boundary == "periodic" and 2 * r >= n:
+            weights = bond_weights(chain, n - r).T
+            if 2 * r == n:
+                weights = (weights + weights.T) / 2
+        else:
+            weights = bond_weights(chain, r)
+        for a, b in itertools.product(ranks, ranks):
+            total = total + weights[states[..., i, a], states[..., j, b]]
     return -total
+
+
+def state_p_value(chain, samples):
+    """Chance of a worse histogram of independent samples (sample, site[, rank]) of a chain.
+
+    Pearson's chi-square, configurations expected less than ten times taken together.
+    """
+    exact = enumerate_chain(chain)
+    k = chain.top_k
+    code = (1 << np.arange(chain.n_states)) if k > 1 else np.arange(chain.n_states)
+    base = 1 << chain.n_states if k > 1 else chain.n_states
+
+    def number(states):
+        digit = code[states].sum(-1) if k > 1 else states
+        return digit @ (base ** np.arange(chain.n_sites))
+
+    states = exact["states"] if k > 1 else exact["states"][..., 0]
+    known = number(states)
+    order = known.argsort()
+    found = np.searchsorted(known[order], number(np.asarray(samples, np.int64)))
+    count = np.zeros(len(known))
+    np.add.at(count, order[found], 1)
+    expected = exact["probability"] * len(samples)
+    rare = expected < 10
+    observed = np.append(count[~rare], count[rare].sum())
+    predicted = np.append(expected[~rare], expected[rare].sum())
+    if predicted[-1] < 10:
+        # Too few even together: with the most frequent one.
+        most = predicted[:-1].argmax()
+        observed[most] += observed[-1]
+        predicted[most] += predicted[-1]
+        observed, predicted = observed[:-1], predicted[:-1]
+    return chisquare(observed, predicted).pvalue
 
 
 def pair_counts(states, q):

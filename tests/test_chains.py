@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import enumerate_chain, slow_energy
 
-from isingmoe import IsingChain, PottsChain
-from isingmoe.chains import Chain, zero_sum
+from isingmoe import IsingChain, PottsChain, exponential, power_law
+from isingmoe.chains import Chain
+from isingmoe.couplings import zero_sum
 
 
 def random_potts(rng, n_sites, boundary, q):
@@ -30,6 +31,53 @@ def test_energy_is_the_sum_of_its_terms(seed, q, boundary):
     states = rng.integers(0, q, (4, 6))
     expected = [slow_energy(chain, s) for s in states]
     np.testing.assert_allclose(chain.energy(states), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("boundary", ["open", "periodic"])
+@pytest.mark.parametrize("n_sites", [1, 2, 3, 6, 7])
+@pytest.mark.parametrize("decay", [None, power_law(0.7), exponential(1.5), [1, -0.4, 0.2]])
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_energy_of_any_reach(boundary, n_sites, decay, top_k):
+    """Pair by pair at the shorter way round, the antipode of an even ring once."""
+    if boundary == "periodic" and (n_sites < 3 or (isinstance(decay, list) and n_sites < 7)):
+        pytest.skip("no such ring")
+    rng = np.random.default_rng(n_sites)
+    site_dependent = boundary == "open" and n_sites > 2
+    chain = PottsChain(
+        J=rng.normal(size=(4, 4)),
+        h=rng.normal(size=(n_sites, 4) if site_dependent else 4),
+        n_sites=n_sites,
+        boundary=boundary,
+        decay=decay,
+        top_k=top_k,
+    )
+    sets = rng.random((20, n_sites, 4)).argsort(-1)[..., :top_k]
+    states = sets if top_k > 1 else sets[..., 0]
+    np.testing.assert_allclose(chain.energy(states), slow_energy(chain, sets), atol=1e-12)
+
+
+def test_a_coupling_for_each_distance():
+    rng = np.random.default_rng(0)
+    J = rng.normal(size=(3, 2, 2))
+    for boundary in ("open", "periodic"):
+        chain = PottsChain(J=J, n_sites=8, boundary=boundary)
+        states = rng.integers(0, 2, (9, 8))
+        np.testing.assert_allclose(chain.energy(states), slow_energy(chain, states), atol=1e-12)
+
+
+def test_a_ring_needs_room_for_its_reach():
+    with pytest.raises(ValueError, match="expected a reach below n_sites / 2 on a ring of 6"):
+        IsingChain(J=1, n_sites=6, boundary="periodic", decay=[1, 0.5, 0.2])
+    with pytest.raises(ValueError, match="has no end on an infinite chain; give n_sites"):
+        _ = IsingChain(J=1, decay=power_law(2)).strength
+
+
+@pytest.mark.parametrize("wrong", [0, -1, np.inf, np.nan])
+def test_a_decay_is_positive(wrong):
+    with pytest.raises(ValueError, match="alpha: expected a positive number"):
+        power_law(wrong)
+    with pytest.raises(ValueError, match="length: expected a positive number"):
+        exponential(wrong)
 
 
 def test_ising_energy_of_all_up_and_of_a_domain_wall():
@@ -139,9 +187,9 @@ def test_parameters_cannot_be_changed():
         (
             PottsChain,
             {"J": np.ones((2, 3))},
-            r"J: expected a number, \(3,\) or \(3, 3\), got shape \(2, 3\)",
+            r"J: expected a number, \(3,\), \(3, 3\) or \(reach, 3, 3\), got shape \(2, 3\)",
         ),
-        (PottsChain, {"J": 1, "h": np.ones((4, 3))}, "h: expected a number"),
+        (PottsChain, {"J": 1, "h": np.ones((4, 3))}, "h: expected one field for all"),
     ],
 )
 def test_bad_parameters_are_named(kind, arguments, message):

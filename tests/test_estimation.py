@@ -15,7 +15,7 @@ from scipy.stats import chi2, norm
 
 from isingmoe._kernels.counting import pair_histogram
 from isingmoe._newton import LogLinear
-from isingmoe.chains import zero_sum
+from isingmoe.couplings import zero_sum
 from isingmoe.estimation import COUPLINGS, estimate, estimate_ising, n_parameters
 from isingmoe.stationary import markov_chain
 

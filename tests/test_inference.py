@@ -9,7 +9,7 @@ import xarray as xr
 from naive import pair_counts, simulate_markov
 
 import isingmoe as im
-from isingmoe.chains import zero_sum
+from isingmoe.couplings import zero_sum
 from isingmoe.inference import score
 from isingmoe.prior import evidence_pseudocount
 from isingmoe.stationary import markov_chain
