@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ConvergenceError", "ShortTraceWarning", "TraceSchemaError"]
+__all__ = ["ConvergenceError", "ShortRunWarning", "ShortTraceWarning", "TraceSchemaError"]
 
 
 class TraceSchemaError(ValueError):
@@ -38,3 +38,7 @@ class ConvergenceError(RuntimeError):
 
 class ShortTraceWarning(UserWarning):
     """A trace with too few tokens for the number of parameters asked for."""
+
+
+class ShortRunWarning(UserWarning):
+    """A Monte Carlo run too short for its errors to be trusted."""

@@ -8,22 +8,13 @@ A token without a recorded expert is the empty set; it forms no pair.
 import numba as nb
 import numpy as np
 
-
-@nb.njit(cache=True, nogil=True, inline="always")
-def _popcount(word):
-    # LLVM recognises this form and emits the processor's own instruction.
-    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    word = (word & np.uint64(0x3333333333333333)) + (
-        (word >> np.uint64(2)) & np.uint64(0x3333333333333333)
-    )
-    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
+from isingmoe._kernels.bits import count_bits
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
 def _lowest(word):
     """Index of the lowest bit of a word that is not zero."""
-    return _popcount((word & (~word + np.uint64(1))) - np.uint64(1))
+    return count_bits((word & (~word + np.uint64(1))) - np.uint64(1))
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
@@ -136,7 +127,7 @@ def pair_overlaps(sets, distances):
             for w in range(n_words):
                 row = sets[s, w]
                 for i in range(n_positions - d):
-                    shared += _popcount(row[i] & row[i + d])
+                    shared += count_bits(row[i] & row[i + d])
             pairs[s, j] = n
             overlap[s, j] = shared
     return pairs, overlap
@@ -239,7 +230,7 @@ def position_centred(sets, distances, rate, present):
                     continue
                 shared = 0
                 for w in range(n_words):
-                    shared += _popcount(sets[s, w, i] & sets[s, w, k])
+                    shared += count_bits(sets[s, w, i] & sets[s, w, k])
                 weight[j, s] += factor
                 covariance[j, s] += (
                     shared

@@ -21,10 +21,14 @@ class Sampler(Protocol):
         Replicas advanced together: 64 where they share the bits of a word, else 1.
     is_independent : bool
         Whether successive states are independent draws.
+    offset : float
+        Log-weight of the bonds of a state less the mean count of the bonds placed on it,
+        where `advance` returns that count.
     """
 
     lanes: int
     is_independent: bool
+    offset: float
 
     def start(self, words: NDArray[np.uint64]) -> NDArray:
         """A random state.

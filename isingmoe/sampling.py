@@ -1,0 +1,305 @@
+"""Monte Carlo: samples of a chain, and what is measured on them while they are drawn."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from isingmoe import _provenance
+from isingmoe._kernels.multispin import unpacked
+from isingmoe._text import about
+from isingmoe.algorithms._sampler import Algorithm, Sampler
+from isingmoe.chains import Chain
+from isingmoe.errors import ShortRunWarning
+from isingmoe.measurement import Measurement, Record, bin_edges
+
+__all__ = ["simulate"]
+
+Track = Callable[[Iterable[Any]], Iterable[Any]]
+
+_DEFAULT_DISTANCE = 64
+_LANES = 64
+
+# A run has to be so many autocorrelation times long for its errors to be trusted.
+_ENOUGH = 50
+
+# States held between the sampler and the measurement, to stay in the cache.
+_BUFFER_BYTES = 1 << 20
+
+
+def simulate(
+    chain: Chain,
+    algorithm: Algorithm,
+    *,
+    n_samples: int = 1000,
+    n_replicas: int = 8,
+    n_sweeps: int = 1,
+    n_equilibration: int | None = None,
+    max_distance: int | None = None,
+    keep_states: bool = False,
+    seed: int | np.random.SeedSequence | np.random.Generator = 0,
+    n_threads: int | None = None,
+    track: Track | None = None,
+) -> xr.Dataset:
+    """Sample a chain and measure it.
+
+    Parameters
+    ----------
+    chain : IsingChain or PottsChain
+        Finite.
+    algorithm : Exact, HeatBath, Metropolis, Wolff or SwendsenWang
+        How it is sampled.
+    n_samples : int
+        Samples that are measured, of each replica.
+    n_replicas : int
+        Independent Markov chains, each from a random start of its own.
+    n_sweeps : int
+        Sweeps from one sample to the next.
+    n_equilibration : int, optional
+        Samples discarded before: by default a fifth of `n_samples`, which is ten
+        autocorrelation times of a run that is long enough; none of an algorithm whose
+        samples are independent.
+    max_distance : int, optional
+        Largest distance of the correlations; by default 64, or less where the chain ends
+        before. -1 measures none.
+    keep_states : bool
+        Whether to return the states themselves.
+    seed : int, SeedSequence or Generator
+        Each replica draws from a child of its own: the result depends neither on the
+        number of threads nor on what else is drawn.
+    n_threads : int, optional
+        Replicas sampled at once; by default as many as there are cores.
+    track : callable, optional
+        Wraps the iteration over the run, for a progress bar.
+
+    Returns
+    -------
+    Dataset
+        `energy`, `specific_heat`, `magnetization`, `order_parameter`, `susceptibility`,
+        `binder_cumulant`, `correlation_length` (second moment), `correlation` (distance)
+        and `marginal`, each with `_error` and all but the last with
+        `_autocorrelation_time`, in sweeps. `energy_series`, `order_parameter_series` and
+        `label_share_series` (replica, sample); `energy_discarded` (replica,
+        discarded_sample), to see what equilibration was like; `energy_drift`, the
+        difference between the second and the first half of the run over its error.
+        `state` (replica, sample, site[, rank]) if asked for.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of its range, or the algorithm cannot sample this chain.
+
+    Warns
+    -----
+    ShortRunWarning
+        If the run is shorter than 50 autocorrelation times.
+
+    Notes
+    -----
+    Errors are those of a jackknife over bins of at least 20 autocorrelation times, or of
+    a sixteenth of all samples where that is less. On a ring the second-moment correlation
+    length is sqrt(S(0)/S(2 pi/n) - 1)/(2 sin(pi/n)) with the connected structure factor
+    S; the same is done with open ends. The Binder cumulant of an order parameter with
+    c = q - 1 components is 1 - c <m^4>/((c + 2) <m^2>^2): zero without order, 2/(c + 2)
+    with it.
+
+    References
+    ----------
+    M. E. J. Newman and G. T. Barkema, Monte Carlo Methods in Statistical Physics (1999).
+
+    Examples
+    --------
+    >>> import isingmoe as im
+    >>> chain = im.IsingChain(J=0.5, n_sites=64, boundary="periodic")
+    >>> samples = im.simulate(chain, im.HeatBath(), n_samples=2000, seed=1)
+    >>> bool(abs(samples.energy - im.solve(chain).energy) < 4 * samples.energy_error)
+    True
+    """
+    if not isinstance(chain, Chain):
+        raise TypeError(f"chain: expected IsingChain or PottsChain, got {type(chain).__name__}")
+    if not isinstance(algorithm, Algorithm):
+        raise TypeError(
+            f"algorithm: expected one such as HeatBath(), got {type(algorithm).__name__}"
+        )
+    if chain.n_sites is None:
+        raise ValueError("n_sites: expected a finite chain to sample, got None; give n_sites")
+    for name, value, least in (
+        ("n_samples", n_samples, 1),
+        ("n_replicas", n_replicas, 1),
+        ("n_sweeps", n_sweeps, 1),
+        ("n_equilibration", 0 if n_equilibration is None else n_equilibration, 0),
+        ("n_threads", 1 if n_threads is None else n_threads, 1),
+    ):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
+            raise TypeError(f"{name}: expected an integer, got {value!r}")
+        if value < least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
+    measurement = Measurement(chain, _n_distances(chain, max_distance))
+    many = getattr(algorithm, "prepare_many", algorithm.prepare)
+    sampler = many(chain) if n_replicas >= _LANES else algorithm.prepare(chain)
+    discarded = n_samples // 5 if n_equilibration is None else int(n_equilibration)
+    if sampler.is_independent and n_equilibration is None:
+        discarded = 0
+    run = _Run(sampler, measurement, n_samples, n_replicas, n_sweeps, discarded, keep_states, seed)
+    run.go(n_threads or len(os.sched_getaffinity(0)), track)
+    result, longest = measurement.result(
+        run.records, np.diff(run.edges), n_sweeps, sampler.is_independent
+    )
+    if n_samples < _ENOUGH * longest and not sampler.is_independent:
+        warnings.warn(
+            f"a run of {n_samples} samples is {n_samples / longest:.0f} autocorrelation times "
+            f"long, and errors can be trusted from {_ENOUGH}; give n_samples of at least "
+            f"{int(np.ceil(_ENOUGH * longest))}, or more n_sweeps",
+            ShortRunWarning,
+            stacklevel=2,
+        )
+    return _labelled(result, run, chain, algorithm, seed)
+
+
+def _n_distances(chain: Chain, max_distance: int | None) -> int:
+    n = int(chain.n_sites)  # type: ignore[arg-type]
+    longest = n // 2 if chain.boundary == "periodic" else n - 1
+    if max_distance is None:
+        return min(_DEFAULT_DISTANCE, longest) + 1
+    if not -1 <= max_distance <= longest:
+        raise ValueError(
+            f"max_distance: expected 0 to {longest} on this chain, or -1 for none, "
+            f"got {max_distance}"
+        )
+    return int(max_distance) + 1
+
+
+class _Run:
+    """The replicas, advanced bin by bin, so that a run can be watched and interrupted."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        measurement: Measurement,
+        n_samples: int,
+        n_replicas: int,
+        n_sweeps: int,
+        n_discarded: int,
+        keep_states: bool,
+        seed: int | np.random.SeedSequence | np.random.Generator,
+    ) -> None:
+        chain = measurement.chain
+        self.sampler, self.measurement, self.n_sweeps = sampler, measurement, n_sweeps
+        self.edges = bin_edges(
+            n_samples, measurement.n_sites, chain.n_states, n_replicas, measurement.is_local
+        )
+        n_bins = len(self.edges) - 1
+        self.records = [Record(measurement, n_samples, n_bins) for _ in range(n_replicas)]
+        self.discarded = [Record(measurement, n_discarded, 1) for _ in range(n_replicas)]
+        self.n_discarded = n_discarded
+        children = _sequence(seed).spawn(-(-n_replicas // sampler.lanes))
+        self.words = [
+            np.asarray(child.generate_state(4, np.uint64), np.uint64) for child in children
+        ]
+        self.states = [sampler.start(words) for words in self.words]
+        shape = self.states[0].shape
+        self.kept = None
+        if keep_states:
+            dtype = np.uint8 if sampler.lanes > 1 else self.states[0].dtype
+            self.kept = np.empty((n_replicas, n_samples, *shape), dtype)
+        size = self.states[0].nbytes + 8 * chain.n_states
+        self.piece = max(_BUFFER_BYTES // size, 1)
+
+    def go(self, n_threads: int, track: Track | None) -> None:
+        """Sample and measure everything."""
+        steps = [(-1, 0, self.n_discarded)] if self.n_discarded else []
+        steps += [(b, self.edges[b], self.edges[b + 1]) for b in range(len(self.edges) - 1)]
+        units = range(len(self.states))
+        n_threads = min(n_threads, len(units))
+        if n_threads == 1:
+            for step in steps if track is None else track(steps):
+                for unit in units:
+                    self._advance(unit, *step)
+            return
+        with ThreadPoolExecutor(n_threads) as pool:
+            for step in steps if track is None else track(steps):
+                # A list, so that what a thread raises is raised here.
+                list(pool.map(lambda unit, step=step: self._advance(unit, *step), units))
+
+    def _advance(self, unit: int, place: int, start: int, stop: int) -> None:
+        """Take one unit, a replica or the lanes of a word, through one bin."""
+        sampler, state = self.sampler, self.states[unit]
+        records = self.records if place >= 0 else self.discarded
+        first = unit * sampler.lanes
+        mine = range(first, min(first + sampler.lanes, len(records)))
+        out = np.empty((min(self.piece, stop - start), *state.shape), state.dtype)
+        for at in range(start, stop, len(out)):
+            rows = out[: stop - at]
+            bonds = sampler.advance(state, self.words[unit], rows, self.n_sweeps)
+            lanes = unpacked(rows) if sampler.lanes > 1 else rows[None]
+            for lane, replica in enumerate(mine):
+                records[replica].add(lanes[lane], bonds, sampler.offset, at, max(place, 0))
+                if self.kept is not None and place >= 0:
+                    self.kept[replica, at : at + len(rows)] = lanes[lane]
+
+
+def _sequence(seed: int | np.random.SeedSequence | np.random.Generator) -> np.random.SeedSequence:
+    if isinstance(seed, np.random.Generator):
+        return np.random.SeedSequence(seed.integers(0, 1 << 63, 4).tolist())
+    if isinstance(seed, np.random.SeedSequence):
+        # Afresh, as spawning counts the children: the same seed gives the same samples.
+        return np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key)
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(
+            f"seed: expected a whole number from 0, a SeedSequence or a Generator, got {seed!r}"
+        )
+    return np.random.SeedSequence(int(seed))
+
+
+def _labelled(
+    result: xr.Dataset, run: _Run, chain: Chain, algorithm: Algorithm, seed: Any
+) -> xr.Dataset:
+    energy = np.stack([record.series[0] for record in run.discarded])
+    energy = energy * -chain.temperature / run.measurement.n_sites
+    result["energy_discarded"] = (
+        ("replica", "discarded_sample"),
+        energy,
+        about("energy per site of each sample before equilibrium", "coupling"),
+    )
+    result["energy_drift"] = (
+        (),
+        _drift(result),
+        about("change of the energy from the first to the second half over its error", "1"),
+    )
+    if run.kept is not None:
+        dims = ("replica", "sample", "site", "rank")[: run.kept.ndim]
+        result["state"] = (dims, run.kept, about("state of each site", "1"))
+    n_replicas, n_samples = result["energy_series"].shape
+    arguments = {
+        "chain": repr(chain),
+        "algorithm": repr(algorithm),
+        "n_samples": n_samples,
+        "n_replicas": n_replicas,
+        "n_sweeps": run.n_sweeps,
+        "n_equilibration": run.n_discarded,
+        "max_distance": run.measurement.n_distances - 1,
+    }
+    number = int(seed) if isinstance(seed, int | np.integer) else None
+    result.attrs = {
+        "chain": repr(chain),
+        "algorithm": repr(algorithm),
+        "provenance": _provenance.record("simulate", arguments, seed=number),
+    }
+    return result
+
+
+def _drift(result: xr.Dataset) -> float:
+    """Second half of the run less the first, in errors: within a few if in equilibrium."""
+    series = result["energy_series"].values
+    half = series.shape[1] // 2
+    # Each half has twice the variance of the whole.
+    error = 2 * float(result["energy_error"])
+    if not half or not error > 0:
+        return float("nan")
+    return float(series[:, -half:].mean() - series[:, :half].mean()) / error
