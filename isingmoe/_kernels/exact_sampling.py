@@ -1,0 +1,297 @@
+"""Independent samples of a chain: messages from its end, then draws from its start.
+
+A state of the sampler is a window, the last R letters of the chain in base Q with the last
+one lowest. A letter is what a site holds: a label or a set of them.
+
+The draws of one row wait for one another, each for the window that the one before leaves:
+eight rows at a time hide that. What bounds the kernel then is the generator.
+"""
+
+import numba as nb
+import numpy as np
+
+from isingmoe._kernels.random import loaded, next_word, stored, unit
+
+_HALF = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+_TO_THRESHOLD = 2.0**32
+_ROWS = 8
+
+# Messages are settled where all changes to come add up to less than this. They fall as a
+# power, whose ratio is taken while they are still well above rounding.
+_SETTLED = 1e-12
+_CLEAR = 1e-11
+
+
+@nb.njit(cache=True, nogil=True)
+def backward_messages(transfer, field, end, n_steps):
+    """Weights of what follows each window, from the end of the chain backwards.
+
+    Parameters
+    ----------
+    transfer : float64 array (S, Q)
+        Weight of the bonds of each window with the next letter.
+    field : float64 array (1 or n_steps, Q)
+        Weight of a letter at each site drawn, the last site last.
+    end : float64 array (S,)
+        Message at the end.
+    n_steps : int
+
+    Returns
+    -------
+    messages : float64 array (m, S)
+        Entry j with j letters still to come, the largest element one. Fewer than
+        `n_steps` + 1 where they have settled: from there on they are all alike.
+    log_scale : float64 array (m,)
+        Logarithm of what was divided out up to each entry.
+    """
+    n_windows = len(transfer)
+    capacity = min(n_steps + 1, 256)
+    messages = np.empty((capacity, n_windows))
+    log_scale = np.zeros(capacity)
+    change = np.ones(capacity)
+    largest = end.max()
+    messages[0] = end / largest
+    log_scale[0] = np.log(largest)
+    log_ratio = 0.0 if len(field) > 1 else -np.inf
+    m = 1
+    while m <= n_steps:
+        if m == capacity:
+            capacity = min(n_steps + 1, 2 * capacity)
+            messages = _longer(messages, capacity)
+            log_scale = _longer(log_scale, capacity)
+            change = _longer(change, capacity)
+        now = field[0] if len(field) == 1 else field[n_steps - m]
+        largest = _backward(transfer, now, messages[m - 1], messages[m])
+        log_scale[m] = log_scale[m - 1] + np.log(largest)
+        change[m] = _relative_change(messages[m - 1], messages[m])
+        if len(field) == 1 and change[m] > _CLEAR:
+            # How fast the change falls tells what is still to come; only while it stands
+            # clear of rounding.
+            half = m // 2
+            log_ratio = (np.log(change[m]) - np.log(change[half])) / (m - half)
+        left = change[m] / -np.expm1(log_ratio) if log_ratio < 0 else np.inf
+        m += 1
+        if left < _SETTLED:
+            break
+    return messages[:m].copy(), log_scale[:m].copy()
+
+
+@nb.njit(cache=True, nogil=True)
+def _longer(array, size):
+    longer = np.empty((size, *array.shape[1:]), array.dtype)
+    longer[: len(array)] = array
+    return longer
+
+
+@nb.njit(cache=True, nogil=True)
+def _backward(transfer, field, after, out):
+    """One message from the one after it; its largest element, which is divided out."""
+    n_windows, n_letters = transfer.shape
+    n_kept = n_windows // n_letters
+    weighted = np.empty(n_windows)
+    for y in range(n_windows):
+        weighted[y] = after[y] * field[y % n_letters]
+    largest = 0.0
+    for x in range(n_windows):
+        follow = (x % n_kept) * n_letters
+        total = 0.0
+        for b in range(n_letters):
+            total += transfer[x, b] * weighted[follow + b]
+        out[x] = total
+        largest = max(largest, total)
+    out /= largest
+    return largest
+
+
+@nb.njit(cache=True, nogil=True)
+def _relative_change(before, after):
+    change = 0.0
+    for x in range(len(after)):
+        if after[x] != before[x]:
+            change = max(change, abs(after[x] - before[x]) / max(after[x], before[x]))
+    return change
+
+
+@nb.njit(cache=True, nogil=True)
+def alias_tables(probability):
+    """Alias tables of distributions (Vose, IEEE Trans. Softw. Eng. 17, 972 (1991)).
+
+    Parameters
+    ----------
+    probability : float64 array (S, Q)
+        Rows sum to one.
+
+    Returns
+    -------
+    threshold : uint32 array (S, Q)
+        A column is kept where 32 random bits do not exceed it.
+    alias : uint16 array (S, Q)
+        The letter that is taken where they do.
+    """
+    n_windows, n_letters = probability.shape
+    threshold = np.empty((n_windows, n_letters), np.uint32)
+    alias = np.empty((n_windows, n_letters), np.uint16)
+    small = np.empty(n_letters, np.int64)
+    large = np.empty(n_letters, np.int64)
+    for x in range(n_windows):
+        share = probability[x] * n_letters
+        n_small = n_large = 0
+        for b in range(n_letters):
+            if share[b] < 1:
+                small[n_small] = b
+                n_small += 1
+            else:
+                large[n_large] = b
+                n_large += 1
+        while n_small and n_large:
+            n_small -= 1
+            less, more = small[n_small], large[n_large - 1]
+            # A letter that cannot be has itself replaced at every value of the bits.
+            threshold[x, less] = np.uint32(min(share[less] * _TO_THRESHOLD, 4294967295.0))
+            alias[x, less] = more
+            share[more] -= 1 - share[less]
+            if share[more] < 1:
+                n_large -= 1
+                small[n_small] = more
+                n_small += 1
+        for rest, size in ((small, n_small), (large, n_large)):
+            for i in range(size):
+                threshold[x, rest[i]] = np.uint32(4294967295)
+                alias[x, rest[i]] = rest[i]
+    return threshold, alias
+
+
+@nb.njit(cache=True, nogil=True)
+def draw_windows(words, cumulative, window):
+    """Draw a first window for each row.
+
+    Parameters
+    ----------
+    words : uint64 array (4,)
+    cumulative : float64 array (S,)
+        Probability of each window and all before it, the last one 1.
+    window : int64 array (row,)
+        Filled in.
+    """
+    random = loaded(words)
+    for t in range(len(window)):
+        word, random = next_word(random)
+        window[t] = np.searchsorted(cumulative, unit(word), "right")
+    stored(words, random)
+
+
+@nb.njit(cache=True, nogil=True)
+def draw_alike(words, threshold, alias, window, out):
+    """Draw the letters of a stretch in which every site has the same tables.
+
+    Parameters
+    ----------
+    words : uint64 array (4,)
+    threshold : uint32 array (S, Q)
+    alias : uint16 array (S, Q)
+    window : int64 array (row,)
+        Advanced to the end of the stretch.
+    out : unsigned array (row, site)
+        Filled in.
+    """
+    is_nearest = threshold.shape[0] == threshold.shape[1]
+    random = loaded(words)
+    for start in range(0, len(out), _ROWS):
+        stop = min(start + _ROWS, len(out))
+        if is_nearest and stop - start == _ROWS:
+            random = _draw_eight(random, threshold, alias, window, out, start)
+        else:
+            random = _draw_any(random, threshold, alias, window, out, start, stop)
+    stored(words, random)
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _letter(word, threshold, alias, row, n_letters):
+    """A letter by the alias table in a row: the upper half of a word picks a column.
+
+    The lower half decides between the column and its alias, without a branch: which of
+    them it is cannot be foreseen.
+    """
+    column = ((word >> _HALF) * n_letters) >> _HALF
+    place = row * n_letters + column
+    other = np.uint64(alias[place])
+    kept = np.uint64(0) - np.uint64((word & _LOW) <= np.uint64(threshold[place]))
+    return other ^ ((other ^ column) & kept)
+
+
+@nb.njit(cache=True, nogil=True)
+def _draw_eight(random, threshold, alias, window, out, start):
+    """Eight rows of a chain with nearest neighbours, whose windows are letters."""
+    n_letters = np.uint64(len(threshold))
+    threshold, alias = threshold.ravel(), alias.ravel()
+    letter = np.empty(_ROWS, np.uint64)
+    for t in range(_ROWS):
+        letter[t] = np.uint64(window[start + t])
+    for i in range(out.shape[1]):
+        for t in range(_ROWS):
+            word, random = next_word(random)
+            letter[t] = _letter(word, threshold, alias, letter[t], n_letters)
+            out[start + t, i] = letter[t]
+    for t in range(_ROWS):
+        window[start + t] = np.int64(letter[t])
+    return random
+
+
+@nb.njit(cache=True, nogil=True)
+def _draw_any(random, threshold, alias, window, out, start, stop):
+    """Some rows of a chain of any reach."""
+    n_windows, n_letters = threshold.shape
+    n_kept = n_windows // n_letters
+    columns = np.uint64(n_letters)
+    threshold, alias = threshold.ravel(), alias.ravel()
+    for i in range(out.shape[1]):
+        for t in range(start, stop):
+            word, random = next_word(random)
+            letter = _letter(word, threshold, alias, np.uint64(window[t]), columns)
+            window[t] = (window[t] % n_kept) * n_letters + np.int64(letter)
+            out[t, i] = letter
+    return random
+
+
+@nb.njit(cache=True, nogil=True)
+def draw_ends(words, transfer, field, message, row, window, out):
+    """Draw the letters of a stretch in which every site differs from the next.
+
+    Parameters
+    ----------
+    words : uint64 array (4,)
+    transfer : float64 array (S, Q)
+        Weight of the bonds of each window with the next letter.
+    field : float64 array (1 or site, Q)
+        Weight of a letter at each site of the stretch.
+    message : float64 array (site, S)
+        Weight of what follows the window after each site.
+    row : int64 array (row,)
+        The rows to draw.
+    window : int64 array (all rows,)
+        Advanced to the end of the stretch.
+    out : unsigned array (all rows, site)
+        Filled in.
+    """
+    n_windows, n_letters = transfer.shape
+    n_kept = n_windows // n_letters
+    running = np.empty(n_letters)
+    random = loaded(words)
+    for i in range(out.shape[1]):
+        now = field[0] if len(field) == 1 else field[i]
+        for t in row:
+            x = window[t]
+            follow = (x % n_kept) * n_letters
+            total = 0.0
+            for b in range(n_letters):
+                total += transfer[x, b] * now[b] * message[i, follow + b]
+                running[b] = total
+            word, random = next_word(random)
+            bound = unit(word) * total
+            letter = 0
+            while letter < n_letters - 1 and running[letter] <= bound:
+                letter += 1
+            window[t] = follow + letter
+            out[t, i] = letter
+    stored(words, random)
