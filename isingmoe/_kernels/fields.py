@@ -1,0 +1,113 @@
+"""What the other sites say to one: the log-weight of each label, at any reach.
+
+A model is a tuple of
+
+- `site`, float64 (1 or n_sites, q), the log-weight of each label by itself;
+- `forward`, float64 (1 or reach, q, q), the log-weight of each label (last) for a label to
+  its left at each distance, and `backward`, the same for a label to its right;
+- `strength`, float64 (reach,), the factor of each distance;
+- `periodic`, bool.
+
+A site holds one or several labels, `members` (site, rank).
+"""
+
+import numba as nb
+import numpy as np
+
+
+@nb.njit(cache=True, nogil=True)
+def field_counts(model, k):
+    """Scratch space for `label_fields`; empty where it is quicker without.
+
+    With one matrix for all distances, what stands at a distance matters only through the
+    sum of the strengths at each label: the matrix is used once for each label instead of
+    once for each neighbour.
+    """
+    forward, strength = model[1], model[3]
+    q = forward.shape[1]
+    sums = forward.shape[0] == 1 and strength.size * k > q
+    return np.empty((2, q if sums else 0))
+
+
+@nb.njit(cache=True, nogil=True)
+def label_fields(field, counts, members, i, model):
+    """Log-weight of each label at site i, given all other sites.
+
+    Parameters
+    ----------
+    field : float64 array (q,)
+        Overwritten with the result.
+    counts : float64 array
+        Of `field_counts`.
+    members : integer array (site, rank)
+    i : int
+    model : tuple
+        As above.
+    """
+    site, forward, backward, strength, periodic = model
+    n, k = members.shape
+    n_left, n_right = _reaches(i, n, strength.size, periodic)
+    field[:] = site[i if site.shape[0] > 1 else 0]
+    if counts.size:
+        counts[:] = 0
+        for r in range(1, n_left + 1):
+            for m in range(k):
+                counts[0, members[_wrapped(i - r, n), m]] += strength[r - 1]
+        for r in range(1, n_right + 1):
+            for m in range(k):
+                counts[1, members[_wrapped(i + r, n), m]] += strength[r - 1]
+        for a in range(field.size):
+            _add(field, counts[0, a], forward[0, a])
+            _add(field, counts[1, a], backward[0, a])
+        return
+    last = forward.shape[0] - 1
+    for r in range(1, n_left + 1):
+        for m in range(k):
+            neighbour = members[_wrapped(i - r, n), m]
+            _add(field, strength[r - 1], forward[min(r - 1, last), neighbour])
+    for r in range(1, n_right + 1):
+        for m in range(k):
+            neighbour = members[_wrapped(i + r, n), m]
+            _add(field, strength[r - 1], backward[min(r - 1, last), neighbour])
+
+
+@nb.njit(cache=True, nogil=True)
+def swap_gain(members, i, old, new, model):
+    """Log-weight that a configuration gains where `new` takes the place of `old` at site i."""
+    site, forward, backward, strength, periodic = model
+    n, k = members.shape
+    n_left, n_right = _reaches(i, n, strength.size, periodic)
+    last = forward.shape[0] - 1
+    row = i if site.shape[0] > 1 else 0
+    gain = site[row, new] - site[row, old]
+    for r in range(1, n_left + 1):
+        for m in range(k):
+            weight = forward[min(r - 1, last), members[_wrapped(i - r, n), m]]
+            gain += strength[r - 1] * (weight[new] - weight[old])
+    for r in range(1, n_right + 1):
+        for m in range(k):
+            weight = backward[min(r - 1, last), members[_wrapped(i + r, n), m]]
+            gain += strength[r - 1] * (weight[new] - weight[old])
+    return gain
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _reaches(i, n, reach, periodic):
+    """How many neighbours site i has to its left and to its right."""
+    if periodic:
+        return reach, reach
+    return min(reach, i), min(reach, n - 1 - i)
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _wrapped(j, n):
+    """A site of the ring, from one at most a turn away."""
+    if j < 0:
+        return j + n
+    return j - n if j >= n else j
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _add(field, factor, row):
+    for b in range(field.size):
+        field[b] += factor * row[b]
