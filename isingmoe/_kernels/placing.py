@@ -1,0 +1,213 @@
+"""Events on pairs of sites, as many as Poisson's law gives, in one pass over the chain.
+
+K. Fukui and S. Todo, J. Comput. Phys. 228, 2629 (2009): each pair r sites apart has a Poisson
+number of events with a mean that falls with r. Here the events of a block of sites are drawn
+together: first how many, then for each its site and its distance from one random word. Near
+distances are in a table that stays in the first cache. Far ones come by bins of distances: an
+event at the largest rate of its bin is kept in proportion to the rate of its distance, so that
+neither the time nor the tables grow with the reach.
+
+The tables, as every kernel takes them:
+
+counts : uint64 array (row, column)
+    Row b draws the number of events that go right from 2**b sites.
+near : uint64 array (column,)
+    Draws a distance below len(near), or 0 for a far one.
+far : uint64 array (column, 3)
+    Draws a bin of far distances. Beside the table: the first distance of each bin; its number
+    of distances, a power of two, less one, and in the upper half the least of `keep` there.
+keep : uint32 array (distance - len(near),)
+    Chance that an event at a far distance is kept, in units of 2**-32, less one.
+"""
+
+import numba as nb
+import numpy as np
+
+from isingmoe._kernels.random import next_word
+
+_HALF = np.uint64(32)
+_LOW_32 = np.uint64(0xFFFFFFFF)
+_ZERO = np.uint64(0)
+_ONE = np.uint64(1)
+
+
+@nb.njit(cache=True, nogil=True)
+def walker_table(weights, n_columns):
+    """Table that draws an index with a chance in proportion to its weight.
+
+    A. J. Walker, ACM Trans. Math. Softw. 3, 253 (1977). A column holds, in one word, the
+    chance of its own index in units of 2**-32 (upper half) and the other index that it may
+    give (lower half). A column rounds its chance by no more than 2**-32 / n_columns.
+
+    Parameters
+    ----------
+    weights : float64 array (index,)
+        Not negative, with a positive sum.
+    n_columns : int
+        A power of two, at least as many as there are weights.
+
+    Returns
+    -------
+    uint64 array (n_columns,)
+    """
+    share = np.zeros(n_columns)
+    share[: len(weights)] = weights * (n_columns / weights.sum())
+    other = np.arange(n_columns)
+    small = np.empty(n_columns, np.int64)
+    large = np.empty(n_columns, np.int64)
+    n_small = n_large = 0
+    for i in range(n_columns):
+        if share[i] < 1.0:
+            small[n_small] = i
+            n_small += 1
+        else:
+            large[n_large] = i
+            n_large += 1
+    while n_small and n_large:
+        n_small -= 1
+        short, long = small[n_small], large[n_large - 1]
+        other[short] = long
+        share[long] -= 1.0 - share[short]
+        if share[long] < 1.0:
+            n_large -= 1
+            small[n_small] = long
+            n_small += 1
+    table = np.empty(n_columns, np.uint64)
+    for i in range(n_columns):
+        # A column of one index only names it twice.
+        chance = 0.0 if other[i] == i else min(share[i] * 2.0**32, 2.0**32 - 1)
+        table[i] = (np.uint64(chance) << _HALF) | np.uint64(other[i])
+    return table
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def outcome(entry, column, word):
+    """The index that a column of a Walker table gives, by the upper half of a word."""
+    return column if (word >> _HALF) < (entry >> _HALF) else entry & _LOW_32
+
+
+@nb.njit(cache=True, nogil=True)
+def bins(rate, first, slack):
+    """Bins of distances, as wide as powers of two, in which the rate is nearly the same.
+
+    Parameters
+    ----------
+    rate : float64 array (reach,)
+        At the distances 1 to reach, not negative.
+    first : int
+        The distance at which the bins start.
+    slack : float
+        The least rate of a bin is within this fraction of its largest.
+
+    Returns
+    -------
+    start, width : int64 arrays (bin,)
+    largest, smallest : float64 arrays (bin,)
+        The extreme rates of each bin.
+    """
+    reach = len(rate)
+    start = np.empty(reach, np.int64)
+    width = np.empty(reach, np.int64)
+    largest = np.empty(reach)
+    smallest = np.empty(reach)
+    n_bins = 0
+    distance = first
+    while distance <= reach:
+        w = 1
+        low = high = rate[distance - 1]
+        while distance + 2 * w - 1 <= reach:
+            added = rate[distance + w - 1 : distance + 2 * w - 1]
+            wider_low, wider_high = min(low, added.min()), max(high, added.max())
+            if wider_low < (1.0 - slack) * wider_high:
+                break
+            low, high = wider_low, wider_high
+            w *= 2
+        start[n_bins], width[n_bins] = distance, w
+        largest[n_bins], smallest[n_bins] = high, low
+        n_bins += 1
+        distance += w
+    return start[:n_bins], width[:n_bins], largest[:n_bins], smallest[:n_bins]
+
+
+@nb.njit(cache=True, nogil=True)
+def draw_events(row, place, distance, counts, near, far, keep, state):
+    """Events of a block of 2**row sites, each with its site in the block and its distance.
+
+    Parameters
+    ----------
+    row : uint64
+    place, distance : uint32 arrays (counts.shape[1],)
+        Receive the events: the site, `row` random bits, and how far its partner is.
+    counts, near, far, keep : arrays
+        The tables.
+    state : tuple
+        The generator.
+
+    Returns
+    -------
+    n_events : uint64
+    state : tuple
+    """
+    near_mask = np.uint64(len(near) - 1)
+    far_mask = np.uint64(len(far) - 1)
+    n_near = np.uint64(len(near))
+    shift = _HALF - row
+    word, state = next_word(state)
+    column = word & np.uint64(counts.shape[1] - 1)
+    n_events = _ZERO
+    for _ in range(outcome(counts[row, column], column, word)):
+        word, state = next_word(state)
+        place[n_events] = (word & _LOW_32) >> shift
+        column = word & near_mask
+        r = outcome(near[column], column, word)
+        if r == _ZERO:
+            word, state = next_word(state)
+            column = word & far_mask
+            found = outcome(far[column, 0], column, word)
+            word, state = next_word(state)
+            width = far[found, 2]
+            r = far[found, 1] + (word & width & _LOW_32)
+            # Nearly always the least chance of the bin decides, and `keep` is left alone.
+            chance = word >> _HALF
+            if chance > (width >> _HALF) and chance > keep[r - n_near]:
+                continue
+        distance[n_events] = r
+        n_events += _ONE
+    return n_events, state
+
+
+@nb.njit(cache=True, nogil=True)
+def equal_pairs(labels, first, n_events, place, distance, is_ring, left, right):
+    """The pairs of equal labels among the events that go right from a block of sites.
+
+    Parameters
+    ----------
+    labels : unsigned array (site,)
+    first : uint64
+        First site of the block. It may reach beyond the last site: what does is discarded.
+    n_events : uint64
+    place, distance : uint32 arrays
+        The events.
+    is_ring : bool
+    left, right : uint32 arrays
+        Receive the sites of each pair; they may be `place` and `distance` themselves.
+
+    Returns
+    -------
+    uint64
+        Number of pairs.
+    """
+    n_sites = np.uint64(len(labels))
+    n_pairs = _ZERO
+    for event in range(n_events):
+        i = first + np.uint64(place[event])
+        j = i + np.uint64(distance[event])
+        if j >= n_sites:
+            if not is_ring or i >= n_sites:
+                continue
+            j -= n_sites
+        # Written always, counted if it counts: no branch that cannot be foreseen.
+        left[n_pairs] = i
+        right[n_pairs] = j
+        n_pairs += np.uint64(labels[i] == labels[j])
+    return n_pairs

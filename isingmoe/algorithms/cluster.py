@@ -1,0 +1,278 @@
+"""Cluster algorithms for ferromagnetic chains: Swendsen and Wang's, and Wolff's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import poisson
+
+from isingmoe._kernels.clusters import advance_swendsen_wang, advance_wolff, random_labels
+from isingmoe._kernels.placing import bins, walker_table
+from isingmoe.algorithms._sampler import label_dtype
+from isingmoe.chains import Chain
+
+__all__ = ["SwendsenWang", "Wolff"]
+
+# Distances below this are drawn from one table, which stays in the first cache.
+_N_NEAR = 1 << 10
+
+# Far distances whose rates differ by less than this fraction are drawn together.
+_SLACK = 1 / 8
+
+# Events drawn together: so many on average, from so many sites at the most.
+_EVENTS_OF_BLOCK = 100
+_LARGEST_BLOCK = 8
+
+# Events of a site on average, beyond which a sweep would never end.
+_MOST_EVENTS = 1 << 16
+
+
+@dataclass(frozen=True)
+class SwendsenWang:
+    """All clusters at once; every cluster gets a new label.
+
+    For chains whose bonds favour equal labels, at any distance, and with any field. A sweep
+    takes a time in proportion to the number of sites whatever the reach.
+
+    References
+    ----------
+    R. H. Swendsen and J.-S. Wang, Phys. Rev. Lett. 58, 86 (1987); K. Fukui and S. Todo,
+    J. Comput. Phys. 228, 2629 (2009).
+    """
+
+    def prepare(self, chain: Chain) -> SwendsenWangSampler:
+        """Make the tables for a chain.
+
+        Parameters
+        ----------
+        chain : Chain
+            Finite, one label to a site, bonds with one value for equal labels and one, not
+            larger, for different ones.
+
+        Returns
+        -------
+        SwendsenWangSampler
+
+        Raises
+        ------
+        ValueError
+            If the chain is not of this kind; says which algorithm to use.
+        """
+        return SwendsenWangSampler(**_tables(chain, type(self).__name__))
+
+
+@dataclass(frozen=True)
+class Wolff:
+    """One cluster at a time, grown from a random site; it gets another label.
+
+    For the same chains as `SwendsenWang`.
+
+    Parameters
+    ----------
+    n_clusters : int
+        Clusters of a sweep; every second sweep, by chance, has one more. A fixed number:
+        to stop when the clusters add up to the chain would favour some states.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n_clusters` is not a positive integer.
+
+    Notes
+    -----
+    A cluster may be far smaller than the chain, while to record a state takes a time in
+    proportion to its length: leave many clusters between samples.
+
+    References
+    ----------
+    U. Wolff, Phys. Rev. Lett. 62, 361 (1989); E. Luijten and H. W. J. Blöte, Int. J. Mod.
+    Phys. C 6, 359 (1995).
+    """
+
+    n_clusters: int = 1
+
+    def __post_init__(self) -> None:
+        n = self.n_clusters
+        if not isinstance(n, int | np.integer) or isinstance(n, bool):
+            raise TypeError(f"n_clusters: expected an integer, got {n!r}")
+        if n < 1:
+            raise ValueError(f"n_clusters: expected at least 1, got {n}")
+
+    def prepare(self, chain: Chain) -> WolffSampler:
+        """Make the tables for a chain; as for `SwendsenWang`."""
+        return WolffSampler(**_tables(chain, type(self).__name__), n_clusters=int(self.n_clusters))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _ClusterSampler:
+    """What the two have in common.
+
+    Attributes
+    ----------
+    offset : float
+        What the bonds of a state without equal labels add to its log-weight. To it, the
+        events that `advance` counts on a state add the rest on average, with Poisson's
+        variance.
+    """
+
+    n_sites: int
+    n_states: int
+    offset: float
+    has_field: bool
+    ghost: NDArray[np.float64]
+    is_ring: bool
+    counts: NDArray[np.uint64]
+    near: NDArray[np.uint64]
+    far: NDArray[np.uint64]
+    keep: NDArray[np.uint32]
+
+    lanes = 1
+    is_independent = False
+
+    def start(self, words: NDArray[np.uint64]) -> NDArray:
+        """Random labels (site,)."""
+        labels = np.empty(self.n_sites, label_dtype(self.n_states))
+        random_labels(labels, self.n_states, words)
+        return labels
+
+    def _arguments(self) -> tuple:
+        return (
+            self.n_states,
+            self.has_field,
+            self.ghost,
+            self.is_ring,
+            self.counts,
+            self.near,
+            self.far,
+            self.keep,
+        )
+
+
+class SwendsenWangSampler(_ClusterSampler):
+    """`SwendsenWang` made ready for one chain."""
+
+    def advance(
+        self, state: NDArray, words: NDArray[np.uint64], out: NDArray, n_sweeps: int
+    ) -> NDArray[np.int64]:
+        """Sweep on; a state in each row of `out`, and the number of events on its equal pairs."""
+        return advance_swendsen_wang(state, words, out, n_sweeps, *self._arguments())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WolffSampler(_ClusterSampler):
+    """`Wolff` made ready for one chain."""
+
+    n_clusters: int
+
+    def advance(
+        self, state: NDArray, words: NDArray[np.uint64], out: NDArray, n_sweeps: int
+    ) -> NDArray[np.int64]:
+        """Sweep on; a state in each row of `out`, and the number of events on its equal pairs."""
+        return advance_wolff(state, words, out, n_sweeps, self.n_clusters, *self._arguments())
+
+
+def _tables(chain: Chain, algorithm: str) -> dict:
+    """What a sampler holds, for a chain that has been checked."""
+    n = chain.n_sites
+    if n is None:
+        raise ValueError(f"n_sites: expected a number for {algorithm}, got None; give n_sites")
+    if chain.top_k > 1:
+        raise ValueError(f"top_k: expected 1 for {algorithm}, got {chain.top_k}; use HeatBath()")
+    rate, least = _rates(chain, algorithm)
+    is_ring = chain.boundary == "periodic"
+    reach = len(rate)
+    n_pairs = np.full(reach, n) if is_ring else n - np.arange(1, reach + 1)
+    ghost = chain.site - chain.site.min(1, keepdims=True)
+    near, far, keep, total = _distance_tables(rate)
+    return {
+        "n_sites": n,
+        "n_states": chain.n_states,
+        "offset": float(n_pairs @ least),
+        "has_field": bool(ghost.any()),
+        "ghost": ghost,
+        "is_ring": is_ring,
+        "counts": _count_table(total, n),
+        "near": near,
+        "far": far,
+        "keep": keep,
+    }
+
+
+def _rates(chain: Chain, algorithm: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What a pair of equal labels has over an unequal one, and what that has, (reach,)."""
+    bond, strength = chain.bond, chain.strength
+    q = chain.n_states
+    equal = np.eye(q, dtype=bool)
+    same, different = bond[:, equal], bond[:, ~equal]
+    tolerance = 1e-12 * np.abs(bond).max(initial=0)
+    if np.ptp(same, 1).max() > tolerance or np.ptp(different, 1).max() > tolerance:
+        raise ValueError(
+            f"J: expected one coupling for all pairs of equal labels for {algorithm}, got a "
+            "matrix or vector; use HeatBath()"
+        )
+    row = np.minimum(np.arange(len(strength)), len(bond) - 1)
+    different = different.mean(1)[row]
+    rate = strength * (same.mean(1)[row] - different)
+    rate[np.abs(rate) <= tolerance * np.abs(strength)] = 0
+    if (rate < 0).any():
+        r = int(rate.argmin()) + 1
+        raise ValueError(
+            f"J: expected a ferromagnetic coupling for {algorithm}, got {rate.min():.3g} for "
+            f"equal labels at distance {r}; use HeatBath()"
+        )
+    if rate.sum() > _MOST_EVENTS:
+        raise ValueError(
+            f"J: expected couplings of a site that add up to at most {_MOST_EVENTS} of the "
+            f"temperature for {algorithm}, got {rate.sum():.3g}; raise the temperature"
+        )
+    return rate, strength * different
+
+
+def _distance_tables(
+    rate: NDArray[np.float64],
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint32], float]:
+    """The tables `near`, `far` and `keep`, and the mean number of events to a site's right."""
+    near = np.zeros(min(_N_NEAR, _power_of_two(max(len(rate) + 1, 2))))
+    n_near = min(len(near) - 1, len(rate))
+    near[1 : n_near + 1] = rate[:n_near]
+    start, width, largest, smallest = bins(rate, len(near), _SLACK)
+    weight = largest * width
+    far = np.zeros((_power_of_two(len(start)), 3), np.uint64)
+    keep = np.zeros(1, np.uint32)
+    near[0] = weight.sum()
+    if near[0]:
+        far[:, 0] = walker_table(weight, len(far))
+        far[: len(start), 1] = start
+        # Where the rate is zero the bin is never drawn.
+        scale = np.where(largest > 0, largest, 1)
+        least = _chance(smallest / scale) << np.uint64(32)
+        far[: len(start), 2] = least | (width - 1).astype(np.uint64)
+        keep = _chance(rate[len(near) - 1 :] / np.repeat(scale, width)).astype(np.uint32)
+    total = float(near.sum())
+    if not total:
+        near[1] = 1.0
+    return walker_table(near, len(near)), far, keep, total
+
+
+def _chance(p: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """The largest upper half of a word that falls within a chance."""
+    return np.maximum(np.rint(p * 2.0**32) - 1, 0).astype(np.uint64)
+
+
+def _count_table(mean: float, n_sites: int) -> NDArray[np.uint64]:
+    """The table `counts` for so many events to the right of a site on average."""
+    rows = 2
+    while rows <= _LARGEST_BLOCK and 2**rows * mean <= _EVENTS_OF_BLOCK and 2 ** (rows - 1) < n_sites:
+        rows += 1
+    largest = 2 ** (rows - 1) * mean
+    # The chance of more is below the rounding of the table.
+    n_columns = _power_of_two(int(largest + 10 * np.sqrt(largest) + 30))
+    number = np.arange(n_columns)
+    return np.stack([walker_table(poisson.pmf(number, 2**b * mean), n_columns) for b in range(rows)])
+
+
+def _power_of_two(n: int) -> int:
+    """The least power of two that is not below n."""
+    return 1 << max(n - 1, 0).bit_length()
