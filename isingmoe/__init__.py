@@ -10,18 +10,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from isingmoe.algorithms import Exact, HeatBath, Metropolis, SwendsenWang, Wolff
     from isingmoe.chains import IsingChain, PottsChain
     from isingmoe.comparison import Comparison, compare, open_comparison
     from isingmoe.couplings import exponential, power_law
     from isingmoe.derived import baseline, windows
     from isingmoe.equilibrium import load_balance
-    from isingmoe.errors import ConvergenceError, ShortTraceWarning, TraceSchemaError
+    from isingmoe.errors import (
+        ConvergenceError,
+        ShortRunWarning,
+        ShortTraceWarning,
+        TraceSchemaError,
+    )
     from isingmoe.fitted import Fit, open_fit
     from isingmoe.inference import cross_validate, fit
     from isingmoe.likelihood import MaximumLikelihood
     from isingmoe.neighbours import neighbour_overlap
     from isingmoe.observables import correlation
     from isingmoe.plotting import plot_decay, plot_layers
+    from isingmoe.sampling import simulate
     from isingmoe.summary import TraceInfo, info
     from isingmoe.traces import (
         example_traces,
@@ -36,18 +43,20 @@ if TYPE_CHECKING:
     from isingmoe.transfer import solve
 
 _HOME = {
+    "algorithms": ("Exact", "HeatBath", "Metropolis", "SwendsenWang", "Wolff"),
     "chains": ("IsingChain", "PottsChain"),
     "comparison": ("Comparison", "compare", "open_comparison"),
     "couplings": ("exponential", "power_law"),
     "derived": ("baseline", "windows"),
     "equilibrium": ("load_balance",),
-    "errors": ("ConvergenceError", "ShortTraceWarning", "TraceSchemaError"),
+    "errors": ("ConvergenceError", "ShortRunWarning", "ShortTraceWarning", "TraceSchemaError"),
     "fitted": ("Fit", "open_fit"),
     "inference": ("cross_validate", "fit"),
     "likelihood": ("MaximumLikelihood",),
     "neighbours": ("neighbour_overlap",),
     "observables": ("correlation",),
     "plotting": ("plot_decay", "plot_layers"),
+    "sampling": ("simulate",),
     "summary": ("TraceInfo", "info"),
     "traces": (
         "example_traces",
@@ -66,13 +75,19 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "Comparison",
     "ConvergenceError",
+    "Exact",
     "Fit",
+    "HeatBath",
     "IsingChain",
     "MaximumLikelihood",
+    "Metropolis",
     "PottsChain",
+    "ShortRunWarning",
     "ShortTraceWarning",
+    "SwendsenWang",
     "TraceInfo",
     "TraceSchemaError",
+    "Wolff",
     "baseline",
     "compare",
     "correlation",
@@ -93,6 +108,7 @@ __all__ = [
     "power_law",
     "primary_expert",
     "save_traces",
+    "simulate",
     "solve",
     "traces_from_arrays",
     "validate",
