@@ -123,10 +123,8 @@ def simulate(
     """
     if not isinstance(chain, Chain):
         raise TypeError(f"chain: expected IsingChain or PottsChain, got {type(chain).__name__}")
-    if not isinstance(algorithm, Algorithm):
-        raise TypeError(
-            f"algorithm: expected one such as HeatBath(), got {type(algorithm).__name__}"
-        )
+    if not isinstance(algorithm, Algorithm) or isinstance(algorithm, type):
+        raise TypeError(f"algorithm: expected one such as HeatBath(), got {algorithm!r:.80}")
     if chain.n_sites is None:
         raise ValueError("n_sites: expected a finite chain to sample, got None; give n_sites")
     for name, value, least in (

@@ -109,7 +109,7 @@ def slow_energy(chain, states):
 def state_p_value(chain, samples):
     """Chance of a worse histogram of independent samples (sample, site[, rank]) of a chain.
 
-    Pearson's chi-square, configurations expected less than ten times taken together.
+    Pearson's chi-square over groups of configurations expected at least ten times.
     """
     exact = enumerate_chain(chain)
     k = chain.top_k
@@ -127,15 +127,18 @@ def state_p_value(chain, samples):
     count = np.zeros(len(known))
     np.add.at(count, order[found], 1)
     expected = exact["probability"] * len(samples)
-    rare = expected < 10
-    observed = np.append(count[~rare], count[rare].sum())
-    predicted = np.append(expected[~rare], expected[rare].sum())
-    if predicted[-1] < 10:
-        # Too few even together: with the most frequent one.
-        most = predicted[:-1].argmax()
-        observed[most] += observed[-1]
-        predicted[most] += predicted[-1]
-        observed, predicted = observed[:-1], predicted[:-1]
+    # By falling probability, a new group begins wherever ten are expected in the last one.
+    falling = expected.argsort(kind="stable")[::-1]
+    group, groups, inside = np.empty(len(known), int), 0, 0.0
+    for place in falling:
+        group[place] = groups
+        inside += expected[place]
+        if inside >= 10:
+            groups, inside = groups + 1, 0.0
+    if inside and groups:
+        group[group == groups] = groups - 1
+    observed = np.bincount(group, count)
+    predicted = np.bincount(group, expected)
     return chisquare(observed, predicted).pvalue
 
 
