@@ -1,63 +1,208 @@
-"""Forward messages along an open chain."""
+"""Messages along a chain of windows.
+
+Weights are (S, Q): of the letter b after the window x = a * S/Q + y, which leads to the
+window y * Q + b; a is the letter that is left behind.
+"""
 
 import numba as nb
 import numpy as np
 
-_EPSILON = 4 * np.finfo(np.float64).eps
+# Below this change a step is slow, or lost in rounding.
+_NEARLY, _SETTLED = 1e-8, 1e-14
+# From these sizes on a library's matrix product beats loops.
+_WIDE, _TALL = 8, 16
 
 
 @nb.njit(cache=True, nogil=True)
-def forward_messages(transfer, start, n_sites):
-    """Normalised weights of the states of each site, summed over the sites before it.
+def onward(weight, message, out):
+    """Sum over the letter left behind: out[y Q + b] = sum_a weight[a y, b] message[a y]."""
+    n_windows, n_letters = weight.shape
+    rest = n_windows // n_letters
+    out[:] = 0
+    for x in range(n_windows):
+        first = x % rest * n_letters
+        value = message[x]
+        for b in range(n_letters):
+            out[first + b] += value * weight[x, b]
 
-    Parameters
-    ----------
-    transfer : float64 array (q, q)
-        Non-negative weights of a bond.
-    start : float64 array (q,)
-        Weights of the states of the first site.
-    n_sites : int
+
+@nb.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def ahead(weight, message, out):
+    """Sum over the letter to come: out[x] = sum_b weight[x, b] message[y Q + b]."""
+    n_windows, n_letters = weight.shape
+    rest = n_windows // n_letters
+    for x in range(n_windows):
+        first = x % rest * n_letters
+        total = 0.0
+        for b in range(n_letters):
+            total += weight[x, b] * message[first + b]
+        out[x] = total
+
+
+@nb.njit(cache=True, nogil=True)
+def leading_vector(weight, is_left, n_steps):
+    """Leading left or right eigenvector of the weights by power iteration.
+
+    Once a step changes no element by more than 1e-14 of it, the iteration goes on for as
+    long as it took from 1e-8 to there: what is left of the slowest mode is then lost.
 
     Returns
     -------
-    messages : float64 array (m, q)
-        Each sums to one. Shorter than `n_sites` where a message has repeated itself: from
-        there on they are all the same.
-    log_scale : float64 array (m,)
-        Logarithm of the weight divided out at each site.
+    vector : float64 array (S,)
+        Its largest element is one.
+    is_settled : bool
+        False if `n_steps` were not enough.
     """
-    q = start.size
-    capacity = min(n_sites, 1024)
-    messages = np.empty((capacity, q))
+    n_windows = len(weight)
+    vector, new = np.ones(n_windows), np.empty(n_windows)
+    near, more = -1, -1
+    for step in range(n_steps):
+        if is_left:
+            onward(weight, vector, new)
+        else:
+            ahead(weight, vector, new)
+        largest = new.max()
+        change = 0.0
+        for x in range(n_windows):
+            new[x] /= largest
+            if new[x] > 0:
+                change = max(change, abs(new[x] - vector[x]) / new[x])
+        vector, new = new, vector
+        if near < 0 and change < _NEARLY:
+            near = step
+        if more >= 0:
+            more -= 1
+        elif near >= 0 and change < _SETTLED:
+            more = step - near + 64
+        if more == 0:
+            return vector, True
+    return vector, False
+
+
+@nb.njit(cache=True, nogil=True)
+def forward_messages(weight, factor, first, start, n_steps, limit, tolerance):
+    """Laws of the windows, each summed over all sites before it.
+
+    Parameters
+    ----------
+    weight : float64 array (S, Q)
+    factor : float64 array (1 or n_sites, Q)
+        Of the letters of each site, beside `weight`.
+    first : int
+        Site of the first step.
+    start : float64 array (S,)
+        The law before it.
+    n_steps : int
+    limit : float64 array (S,)
+        The steps end where a law is this one, element by element, up to ...
+    tolerance : float
+        ... so much of it; zero if there is no such law.
+
+    Returns
+    -------
+    messages : float64 array (m, S)
+        Each sums to one; all zero from where the weights have left the range of a double.
+    log_scale : float64 array (m,)
+        Logarithm of the weight divided out at each step.
+    """
+    n_windows = start.size
+    capacity = min(n_steps, 256)
+    messages = np.empty((capacity, n_windows))
     log_scale = np.empty(capacity)
-    total = start.sum()
-    messages[0] = start / total
-    log_scale[0] = np.log(total)
-    i = 1
-    while i < n_sites:
-        if i == capacity:
-            capacity = min(n_sites, 2 * capacity)
-            longer = np.empty((capacity, q))
-            longer[:i] = messages[:i]
+    law = start
+    weighted = np.empty_like(weight)
+    weighted[:] = weight * factor[0]
+    done = 0
+    while done < n_steps:
+        if done == capacity:
+            capacity = min(n_steps, 2 * capacity)
+            longer = np.empty((capacity, n_windows))
+            longer[:done] = messages[:done]
             messages = longer
             longer_scale = np.empty(capacity)
-            longer_scale[:i] = log_scale[:i]
+            longer_scale[:done] = log_scale[:done]
             log_scale = longer_scale
-        total = 0.0
-        for b in range(q):
-            weight = 0.0
-            for a in range(q):
-                weight += messages[i - 1, a] * transfer[a, b]
-            messages[i, b] = weight
-            total += weight
-        log_scale[i] = np.log(total)
-        settled = True
-        for b in range(q):
-            messages[i, b] /= total
-            change = abs(messages[i, b] - messages[i - 1, b])
-            if change > _EPSILON * messages[i, b]:
-                settled = False
-        i += 1
-        if settled:
+        if len(factor) > 1:
+            weighted[:] = weight * factor[first + done]
+        new = messages[done]
+        onward(weighted, law, new)
+        total = new.sum()
+        if not 0 < total < np.inf:
+            messages[done] = 0
+            log_scale[done] = -np.inf
+            return messages[: done + 1].copy(), log_scale[: done + 1].copy()
+        log_scale[done] = np.log(total)
+        is_settled = tolerance > 0
+        for x in range(n_windows):
+            new[x] /= total
+            if abs(new[x] - limit[x]) > tolerance * limit[x]:
+                is_settled = False
+        law = new
+        done += 1
+        if is_settled:
             break
-    return messages[:i].copy(), log_scale[:i].copy()
+    return messages[:done].copy(), log_scale[:done].copy()
+
+
+@nb.njit(cache=True, nogil=True)
+def backward_messages(weight, end, n_steps, tolerance):
+    """Weights of all sites after a window, from the last window on, (m, S).
+
+    Each has the mean one. They end where all elements are one up to `tolerance`.
+    """
+    n_windows = end.size
+    capacity = min(n_steps, 256)
+    messages = np.empty((capacity + 1, n_windows))
+    messages[0] = end / end.mean()
+    done = 0
+    while done < n_steps and np.abs(messages[done] - 1).max() > tolerance:
+        if done == capacity:
+            capacity = min(n_steps, 2 * capacity)
+            longer = np.empty((capacity + 1, n_windows))
+            longer[: done + 1] = messages[: done + 1]
+            messages = longer
+        done += 1
+        ahead(weight, messages[done - 1], messages[done])
+        messages[done] /= messages[done].mean()
+    return messages[: done + 1].copy()
+
+
+@nb.njit(cache=True, nogil=True)
+def averaged(weight, value, width, out, shift):
+    """Columns of `value` summed over the letter to come, into the columns from `shift` on.
+
+    Parameters
+    ----------
+    weight : float64 array (S/Q, Q, Q)
+        Of the letter b after the window of a and y, at [y, a, b].
+    value, out : float64 array (S, at least width)
+    """
+    rest, n_letters, _ = weight.shape
+    if width >= _WIDE and n_letters >= _TALL:
+        for y in range(rest):
+            block = value[y * n_letters : (y + 1) * n_letters, :width].copy()
+            product = np.dot(weight[y], block)
+            for a in range(n_letters):
+                out[a * rest + y, shift : shift + width] = product[a]
+        return
+    for a in range(n_letters):
+        for y in range(rest):
+            x = a * rest + y
+            for c in range(width):
+                out[x, shift + c] = 0
+            for b in range(n_letters):
+                share = weight[y, a, b]
+                row = y * n_letters + b
+                for c in range(width):
+                    out[x, shift + c] += share * value[row, c]
+
+
+@nb.njit(cache=True, nogil=True)
+def centred(law, value, width):
+    """Take the mean over a law off each of the first columns."""
+    for c in range(width):
+        mean = 0.0
+        for x in range(law.size):
+            mean += law[x] * value[x, c]
+        for x in range(law.size):
+            value[x, c] -= mean
