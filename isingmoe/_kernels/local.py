@@ -9,7 +9,7 @@ on. With one the order is sequential; 0 stands for a random site at every step.
 import numba as nb
 import numpy as np
 
-from isingmoe._kernels.fields import field_counts, label_fields, swap_gain
+from isingmoe._kernels.fields import exponentiate, field_counts, label_fields, swap_gain
 from isingmoe._kernels.random import loaded, next_word, stored, unit
 
 _ZERO = np.uint64(0)
@@ -20,6 +20,7 @@ _ALIAS = np.uint64(0xFF)
 _EIGHT = np.uint64(8)
 _LOW_32 = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
+_FURTHEST = 700.0
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
@@ -190,7 +191,8 @@ def heat_bath_sweeps(state, words, out, n_sweeps, model, n_sublattices):
     `model` is that of `label_fields`.
     """
     n = state.size
-    q = model[0].shape[1]
+    site, forward, backward, strength, periodic = model
+    q = site.shape[1]
     members = state.reshape((n, 1))
     weight = np.empty(q)
     counts = field_counts(model, 1)
@@ -200,22 +202,39 @@ def heat_bath_sweeps(state, words, out, n_sweeps, model, n_sublattices):
         for _ in range(n_sweeps):
             for first in range(stride):
                 for step in range(first, n, stride):
-                    i, rng = visited(step, n, n_sublattices, rng)
-                    label_fields(weight, counts, members, np.int64(i), model)
-                    top = weight.max()
-                    total = 0.0
-                    for b in range(q):
-                        total += np.exp(weight[b] - top)
-                        weight[b] = total
+                    at, rng = visited(step, n, n_sublattices, rng)
+                    i = np.int64(at)
                     word, rng = next_word(rng)
-                    # Below the total, as `unit` is below one.
-                    u = unit(word) * total
-                    label = 0
-                    while weight[label] <= u:
-                        label += 1
-                    state[i] = label
+                    if q == 2:
+                        gain = swap_gain(
+                            members, i, 0, 1, site, forward, backward, strength, periodic
+                        )
+                        state[i] = unit(word) < 1 / (1 + np.exp(-gain))
+                        continue
+                    label_fields(
+                        weight, counts, members, i, site, forward, backward, strength, periodic
+                    )
+                    state[i] = _drawn(weight, unit(word))
         out[t] = state
     stored(words, rng)
+
+
+@nb.njit(cache=True, nogil=True)
+def _drawn(field, u):
+    """A label from log-weights, which are overwritten, and a random number below 1."""
+    top = field[0]
+    for b in range(1, field.size):
+        top = max(top, field[b])
+    exponentiate(field, top, _FURTHEST)
+    total = 0.0
+    for b in range(field.size):
+        total += field[b]
+        field[b] = total
+    # Below the total, as the random number is below one.
+    label = 0
+    while field[label] <= u * total:
+        label += 1
+    return label
 
 
 @nb.njit(cache=True, nogil=True)
@@ -226,7 +245,8 @@ def metropolis_sweeps(state, words, out, n_sweeps, model, n_sublattices):
     1 - 1/q, never with certainty: no order of the sites can carry domain walls along.
     """
     n = state.size
-    q = model[0].shape[1]
+    site, forward, backward, strength, periodic = model
+    q = site.shape[1]
     members = state.reshape((n, 1))
     stride = max(n_sublattices, 1)
     rng = loaded(words)
@@ -234,12 +254,15 @@ def metropolis_sweeps(state, words, out, n_sweeps, model, n_sublattices):
         for _ in range(n_sweeps):
             for first in range(stride):
                 for step in range(first, n, stride):
-                    i, rng = visited(step, n, n_sublattices, rng)
+                    at, rng = visited(step, n, n_sublattices, rng)
+                    i = np.int64(at)
                     word, rng = next_word(rng)
                     label, fraction = split(word, q)
                     present = np.int64(state[i])
                     if label != present:
-                        gain = swap_gain(members, np.int64(i), present, label, model)
+                        gain = swap_gain(
+                            members, i, present, label, site, forward, backward, strength, periodic
+                        )
                         if gain >= 0 or unit(fraction) < np.exp(gain):
                             state[i] = label
         out[t] = state

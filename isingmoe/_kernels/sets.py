@@ -7,7 +7,7 @@ rest is as for the updates of single labels.
 import numba as nb
 import numpy as np
 
-from isingmoe._kernels.fields import field_counts, label_fields, swap_gain
+from isingmoe._kernels.fields import exponentiate, field_counts, label_fields, swap_gain
 from isingmoe._kernels.local import split, visited
 from isingmoe._kernels.random import loaded, next_word, stored, unit
 
@@ -49,8 +49,7 @@ def set_weights(field, k):
                 strongest[m] = strongest[m - 1]
                 m -= 1
             strongest[m] = field[b]
-    for b in range(field.size):
-        field[b] = np.exp(min(max(field[b] - strongest[k - 1], -_FURTHEST), _FURTHEST))
+    exponentiate(field, strongest[k - 1], _FURTHEST)
 
 
 # No weight is zero, so that the loop need not look before it divides.
@@ -123,7 +122,8 @@ def heat_bath_set_sweeps(state, words, out, n_sweeps, model, n_sublattices):
     `model` is that of `label_fields`.
     """
     n, k = state.shape
-    q = model[0].shape[1]
+    site, forward, backward, strength, periodic = model
+    q = site.shape[1]
     weight = np.empty(q)
     ratio = np.zeros((q + 1, k + 1))
     counts = field_counts(model, k)
@@ -133,8 +133,11 @@ def heat_bath_set_sweeps(state, words, out, n_sweeps, model, n_sublattices):
         for _ in range(n_sweeps):
             for first in range(stride):
                 for step in range(first, n, stride):
-                    i, rng = visited(step, n, n_sublattices, rng)
-                    label_fields(weight, counts, state, np.int64(i), model)
+                    at, rng = visited(step, n, n_sublattices, rng)
+                    i = np.int64(at)
+                    label_fields(
+                        weight, counts, state, i, site, forward, backward, strength, periodic
+                    )
                     set_weights(weight, k)
                     symmetric_ratios(weight, ratio)
                     rng = draw_set(state[i], weight, ratio, rng)
@@ -149,20 +152,24 @@ def metropolis_set_sweeps(state, words, out, n_sweeps, model, n_sublattices):
     `model` is that of `label_fields`.
     """
     n, k = state.shape
-    q = model[0].shape[1]
+    site, forward, backward, strength, periodic = model
+    q = site.shape[1]
     stride = max(n_sublattices, 1)
     rng = loaded(words)
     for t in range(out.shape[0]):
         for _ in range(n_sweeps):
             for first in range(stride):
                 for step in range(first, n, stride):
-                    i, rng = visited(step, n, n_sublattices, rng)
+                    at, rng = visited(step, n, n_sublattices, rng)
+                    i = np.int64(at)
                     word, rng = next_word(rng)
                     pair, fraction = split(word, k * (q - k))
                     rank = pair % k
                     members = state[i]
-                    new = _other(members, pair // k)
-                    gain = swap_gain(state, np.int64(i), np.int64(members[rank]), new, model)
+                    present, new = np.int64(members[rank]), _other(members, pair // k)
+                    gain = swap_gain(
+                        state, i, present, new, site, forward, backward, strength, periodic
+                    )
                     if gain >= 0 or unit(fraction) < np.exp(gain):
                         _replace(members, rank, new)
         out[t] = state
