@@ -1,0 +1,82 @@
+"""What the studies share: their options, and how results are written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+import isingmoe as im
+
+__all__ = ["Study", "parse"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where a study writes, how large it is and which seed it starts from."""
+
+    output: Path
+    quick: bool
+    seed: int
+
+    def save(self, name: str, dataset: xr.Dataset) -> xr.Dataset:
+        """Write a Dataset as NetCDF-4, under its name only when it is whole."""
+        path = self.output / name
+        part = path.with_name(f".{name}")
+        dataset.to_netcdf(part, engine="h5netcdf")
+        part.replace(path)
+        return dataset
+
+    def draw(self, name: str, figure: Any) -> None:
+        """Write a figure as PNG."""
+        figure.savefig(self.output / name, dpi=120, bbox_inches="tight")
+
+    def conclude(self, summary: dict[str, Any]) -> None:
+        """Write the numbers of the README, and print them."""
+        text = json.dumps(summary, indent=2)
+        (self.output / "summary.json").write_text(text + "\n", "utf-8")
+        print(text)
+        print(f"\nresults in {self.output}")
+
+    def cached(self, name: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
+        """A Dataset of an earlier run of this study, or a new one."""
+        path = self.output / name
+        if path.exists():
+            return xr.load_dataset(path, engine="h5netcdf")
+        return self.save(name, compute())
+
+
+def parse(description: str | None, file: str) -> Study:
+    """Options of a study: where it writes, its size and its seed."""
+    folder = Path(file).resolve().parent
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="toy size, under a minute")
+    parser.add_argument("--seed", type=int, default=0, help="of every random choice (default 0)")
+    parser.add_argument(
+        "--output", type=Path, help="folder (default: results/, with --quick a temporary one)"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="compute everything anew, keep no earlier results"
+    )
+    options = parser.parse_args()
+    output = options.output
+    if output is None:
+        quick = tempfile.mkdtemp(prefix=f"{folder.name}-") if options.quick else None
+        output = folder / "results" if quick is None else Path(quick)
+    if options.again and output.exists():
+        shutil.rmtree(output)
+    output.mkdir(parents=True, exist_ok=True)
+    if options.quick:
+        # Toy runs are too short on purpose.
+        warnings.simplefilter("ignore", im.ShortRunWarning)
+    return Study(output, options.quick, options.seed)
