@@ -6,29 +6,60 @@ together: first how many, then for each its site and its distance from one rando
 distances are in a table that stays in the first cache. Far ones come by bins of distances: an
 event at the largest rate of its bin is kept in proportion to the rate of its distance, so that
 neither the time nor the tables grow with the reach.
-
-The tables, as every kernel takes them:
-
-counts : uint64 array (row, column)
-    Row b draws the number of events that go right from 2**b sites.
-near : uint64 array (column,)
-    Draws a distance below len(near), or 0 for a far one.
-far : uint64 array (column, 3)
-    Draws a bin of far distances. Beside the table: the first distance of each bin; its number
-    of distances, a power of two, less one, and in the upper half the least of `keep` there.
-keep : uint32 array (distance - len(near),)
-    Chance that an event at a far distance is kept, in units of 2**-32, less one.
 """
+
+from typing import NamedTuple
 
 import numba as nb
 import numpy as np
+from numpy.typing import NDArray
 
+from isingmoe._kernels.prefetch import prefetch
 from isingmoe._kernels.random import next_word
 
 _HALF = np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
 _ZERO = np.uint64(0)
 _ONE = np.uint64(1)
+
+
+class Tables(NamedTuple):
+    """How many events there are and how far they reach.
+
+    Attributes
+    ----------
+    counts : uint64 array (row, column)
+        Row b draws the number of events that go right from 2**b sites.
+    near : uint64 array (column,)
+        Draws a distance below len(near), or 0 for a far one.
+    far : uint64 array (column, 3)
+        Draws a bin of far distances. Beside the table: the first distance of each bin; its
+        number of distances, a power of two, less one, with the least of `keep` above it.
+    keep : uint32 array (distance - len(near),)
+        Chance that an event at a far distance is kept, in units of 2**-32, less one.
+    """
+
+    counts: NDArray[np.uint64]
+    near: NDArray[np.uint64]
+    far: NDArray[np.uint64]
+    keep: NDArray[np.uint32]
+
+
+class Events(NamedTuple):
+    """Room for the events of a block, as many as a row of `counts` has columns.
+
+    Attributes
+    ----------
+    place, distance : uint32 arrays (event,)
+        The site, counted from the first of the block, and how far its partner is; then the
+        two sites of a pair.
+    distant : uint32 array (event,)
+        Which events have far partners.
+    """
+
+    place: NDArray[np.uint32]
+    distance: NDArray[np.uint32]
+    distant: NDArray[np.uint32]
 
 
 @nb.njit(cache=True, nogil=True)
@@ -130,32 +161,44 @@ def bins(rate, first, slack):
 
 
 @nb.njit(cache=True, nogil=True)
-def draw_events(row, place, distance, counts, near, far, keep, state):
-    """Events of a block of 2**row sites, each with its site in the block and its distance.
+def room(tables):
+    """Room for the events of the largest block."""
+    n = tables.counts.shape[1]
+    return Events(np.empty(n, np.uint32), np.empty(n, np.uint32), np.empty(n, np.uint32))
+
+
+# The kernels below call no other that takes arrays: numba would count references at each call,
+# in memory that the threads of all replicas share.
+
+
+@nb.njit(cache=True, nogil=True)
+def draw_events(row, events, tables, state):
+    """Fill `events` with those that go right from a block of 2**row sites.
 
     Parameters
     ----------
     row : uint64
-    place, distance : uint32 arrays (counts.shape[1],)
-        Receive the events: the site, `row` random bits, and how far its partner is.
-    counts, near, far, keep : arrays
-        The tables.
+    events : Events
+    tables : Tables
     state : tuple
         The generator.
 
     Returns
     -------
-    n_events : uint64
+    n_events, n_distant : uint64
     state : tuple
     """
+    place, distance, distant = events.place, events.distance, events.distant
+    counts, near, far, keep = tables.counts, tables.near, tables.far, tables.keep
     near_mask = np.uint64(len(near) - 1)
     far_mask = np.uint64(len(far) - 1)
     n_near = np.uint64(len(near))
     shift = _HALF - row
     word, state = next_word(state)
     column = word & np.uint64(counts.shape[1] - 1)
-    n_events = _ZERO
+    n_events = n_distant = _ZERO
     for _ in range(outcome(counts[row, column], column, word)):
+        # The distance takes the upper half of the word and the lowest bits, its place the rest.
         word, state = next_word(state)
         place[n_events] = (word & _LOW_32) >> shift
         column = word & near_mask
@@ -171,13 +214,34 @@ def draw_events(row, place, distance, counts, near, far, keep, state):
             chance = word >> _HALF
             if chance > (width >> _HALF) and chance > keep[r - n_near]:
                 continue
+            distant[n_distant] = n_events
+            n_distant += _ONE
         distance[n_events] = r
         n_events += _ONE
-    return n_events, state
+    return n_events, n_distant, state
 
 
 @nb.njit(cache=True, nogil=True)
-def equal_pairs(labels, first, n_events, place, distance, is_ring, left, right):
+def fetch_partners(array, first, n_distant, events):
+    """Have the far partners of a block's sites on their way from the memory.
+
+    A miss takes as long as tens of events; these wait for theirs together.
+
+    Parameters
+    ----------
+    array : array (site,)
+    first, n_distant : uint64
+    events : Events
+    """
+    n_sites = np.uint64(len(array))
+    for which in range(n_distant):
+        event = events.distant[which]
+        j = first + np.uint64(events.place[event]) + np.uint64(events.distance[event])
+        prefetch(array, j - n_sites if j >= n_sites else j)
+
+
+@nb.njit(cache=True, nogil=True)
+def equal_pairs(labels, first, n_events, events, is_ring):
     """The pairs of equal labels among the events that go right from a block of sites.
 
     Parameters
@@ -186,11 +250,9 @@ def equal_pairs(labels, first, n_events, place, distance, is_ring, left, right):
     first : uint64
         First site of the block. It may reach beyond the last site: what does is discarded.
     n_events : uint64
-    place, distance : uint32 arrays
-        The events.
+    events : Events
+        The left and the right site of every pair take the place of the events.
     is_ring : bool
-    left, right : uint32 arrays
-        Receive the sites of each pair; they may be `place` and `distance` themselves.
 
     Returns
     -------
@@ -198,10 +260,11 @@ def equal_pairs(labels, first, n_events, place, distance, is_ring, left, right):
         Number of pairs.
     """
     n_sites = np.uint64(len(labels))
+    left, right = events.place, events.distance
     n_pairs = _ZERO
     for event in range(n_events):
-        i = first + np.uint64(place[event])
-        j = i + np.uint64(distance[event])
+        i = first + np.uint64(events.place[event])
+        j = i + np.uint64(events.distance[event])
         if j >= n_sites:
             if not is_ring or i >= n_sites:
                 continue

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import poisson
 
 from isingmoe._kernels.clusters import advance_swendsen_wang, advance_wolff, random_labels
-from isingmoe._kernels.placing import bins, walker_table
+from isingmoe._kernels.placing import Tables, bins, walker_table
 from isingmoe.algorithms._sampler import label_dtype
 from isingmoe.chains import Chain
 
@@ -60,7 +61,9 @@ class SwendsenWang:
         ValueError
             If the chain is not of this kind; says which algorithm to use.
         """
-        return SwendsenWangSampler(**_tables(chain, type(self).__name__))
+        parts = _prepared(chain, type(self).__name__)
+        parts["ghost"] = -np.expm1(-parts["ghost"])
+        return SwendsenWangSampler(**parts)
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,9 @@ class Wolff:
 
     def prepare(self, chain: Chain) -> WolffSampler:
         """Make the tables for a chain; as for `SwendsenWang`."""
-        return WolffSampler(**_tables(chain, type(self).__name__), n_clusters=int(self.n_clusters))
+        return WolffSampler(
+            **_prepared(chain, type(self).__name__), n_clusters=int(self.n_clusters)
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,42 +117,26 @@ class _ClusterSampler:
     Attributes
     ----------
     offset : float
-        What the bonds of a state without equal labels add to its log-weight. To it, the
-        events that `advance` counts on a state add the rest on average, with Poisson's
-        variance.
+        What the bonds add to the log-weight of a state without equal labels. The events that
+        `advance` counts on a state have Poisson's law, and what its bonds add beyond that for
+        their mean.
     """
 
     n_sites: int
     n_states: int
     offset: float
-    has_field: bool
     ghost: NDArray[np.float64]
     is_ring: bool
-    counts: NDArray[np.uint64]
-    near: NDArray[np.uint64]
-    far: NDArray[np.uint64]
-    keep: NDArray[np.uint32]
+    tables: Tables
 
-    lanes = 1
-    is_independent = False
+    lanes: ClassVar[int] = 1
+    is_independent: ClassVar[bool] = False
 
     def start(self, words: NDArray[np.uint64]) -> NDArray:
         """Random labels (site,)."""
         labels = np.empty(self.n_sites, label_dtype(self.n_states))
         random_labels(labels, self.n_states, words)
         return labels
-
-    def _arguments(self) -> tuple:
-        return (
-            self.n_states,
-            self.has_field,
-            self.ghost,
-            self.is_ring,
-            self.counts,
-            self.near,
-            self.far,
-            self.keep,
-        )
 
 
 class SwendsenWangSampler(_ClusterSampler):
@@ -156,8 +145,11 @@ class SwendsenWangSampler(_ClusterSampler):
     def advance(
         self, state: NDArray, words: NDArray[np.uint64], out: NDArray, n_sweeps: int
     ) -> NDArray[np.int64]:
-        """Sweep on; a state in each row of `out`, and the number of events on its equal pairs."""
-        return advance_swendsen_wang(state, words, out, n_sweeps, *self._arguments())
+        """Sweep on; a state in each row of `out`, and the events on its equal pairs."""
+        # An array of numpy's own: large ones come in large pages.
+        parent = np.arange(self.n_sites, dtype=np.uint32)
+        rest = self.n_states, self.ghost, self.is_ring, self.tables
+        return advance_swendsen_wang(state, words, out, n_sweeps, parent, *rest)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -169,34 +161,32 @@ class WolffSampler(_ClusterSampler):
     def advance(
         self, state: NDArray, words: NDArray[np.uint64], out: NDArray, n_sweeps: int
     ) -> NDArray[np.int64]:
-        """Sweep on; a state in each row of `out`, and the number of events on its equal pairs."""
-        return advance_wolff(state, words, out, n_sweeps, self.n_clusters, *self._arguments())
+        """Sweep on; a state in each row of `out`, and the events on its equal pairs."""
+        rest = self.n_states, self.ghost, self.is_ring, self.tables
+        return advance_wolff(state, words, out, n_sweeps, self.n_clusters, *rest)
 
 
-def _tables(chain: Chain, algorithm: str) -> dict:
-    """What a sampler holds, for a chain that has been checked."""
+def _prepared(chain: Chain, algorithm: str) -> dict[str, Any]:
+    """What both samplers hold of a chain, which is checked."""
     n = chain.n_sites
     if n is None:
-        raise ValueError(f"n_sites: expected a number for {algorithm}, got None; give n_sites")
+        raise ValueError(
+            f"n_sites: expected a number for {algorithm}, got None, an infinite chain; give n_sites"
+        )
     if chain.top_k > 1:
         raise ValueError(f"top_k: expected 1 for {algorithm}, got {chain.top_k}; use HeatBath()")
     rate, least = _rates(chain, algorithm)
     is_ring = chain.boundary == "periodic"
-    reach = len(rate)
-    n_pairs = np.full(reach, n) if is_ring else n - np.arange(1, reach + 1)
-    ghost = chain.site - chain.site.min(1, keepdims=True)
-    near, far, keep, total = _distance_tables(rate)
+    distance = np.arange(1, len(rate) + 1)
+    site = chain.site
+    ghost = site - site.min(1, keepdims=True)
     return {
         "n_sites": n,
         "n_states": chain.n_states,
-        "offset": float(n_pairs @ least),
-        "has_field": bool(ghost.any()),
-        "ghost": ghost,
+        "offset": float(np.sum((n - (0 if is_ring else distance)) * least)),
+        "ghost": ghost if ghost.any() else ghost[:0],
         "is_ring": is_ring,
-        "counts": _count_table(total, n),
-        "near": near,
-        "far": far,
-        "keep": keep,
+        "tables": _tables(rate, n),
     }
 
 
@@ -230,47 +220,46 @@ def _rates(chain: Chain, algorithm: str) -> tuple[NDArray[np.float64], NDArray[n
     return rate, strength * different
 
 
-def _distance_tables(
-    rate: NDArray[np.float64],
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint32], float]:
-    """The tables `near`, `far` and `keep`, and the mean number of events to a site's right."""
+def _tables(rate: NDArray[np.float64], n_sites: int) -> Tables:
+    """Tables for events at these rates, (reach,), of a pair at each distance."""
     near = np.zeros(min(_N_NEAR, _power_of_two(max(len(rate) + 1, 2))))
     n_near = min(len(near) - 1, len(rate))
     near[1 : n_near + 1] = rate[:n_near]
     start, width, largest, smallest = bins(rate, len(near), _SLACK)
-    weight = largest * width
     far = np.zeros((_power_of_two(len(start)), 3), np.uint64)
     keep = np.zeros(1, np.uint32)
-    near[0] = weight.sum()
+    near[0] = largest @ width
     if near[0]:
-        far[:, 0] = walker_table(weight, len(far))
+        far[:, 0] = walker_table(largest * width, len(far))
         far[: len(start), 1] = start
-        # Where the rate is zero the bin is never drawn.
+        # A bin without rate is never drawn.
         scale = np.where(largest > 0, largest, 1)
-        least = _chance(smallest / scale) << np.uint64(32)
+        least = _below_chance(smallest / scale) << np.uint64(32)
         far[: len(start), 2] = least | (width - 1).astype(np.uint64)
-        keep = _chance(rate[len(near) - 1 :] / np.repeat(scale, width)).astype(np.uint32)
+        keep = _below_chance(rate[n_near:] / np.repeat(scale, width)).astype(np.uint32)
     total = float(near.sum())
     if not total:
         near[1] = 1.0
-    return walker_table(near, len(near)), far, keep, total
+    return Tables(_counts(total, n_sites), walker_table(near, len(near)), far, keep)
 
 
-def _chance(p: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """The largest upper half of a word that falls within a chance."""
+def _below_chance(p: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """The largest half of a word that is below a chance."""
     return np.maximum(np.rint(p * 2.0**32) - 1, 0).astype(np.uint64)
 
 
-def _count_table(mean: float, n_sites: int) -> NDArray[np.uint64]:
-    """The table `counts` for so many events to the right of a site on average."""
+def _counts(mean: float, n_sites: int) -> NDArray[np.uint64]:
+    """Tables of the number of events, `mean` for a site; at least two, for single sites."""
     rows = 2
-    while rows <= _LARGEST_BLOCK and 2**rows * mean <= _EVENTS_OF_BLOCK and 2 ** (rows - 1) < n_sites:
+    while (
+        rows <= _LARGEST_BLOCK and mean * 2**rows <= _EVENTS_OF_BLOCK and 2 ** (rows - 1) < n_sites
+    ):
         rows += 1
-    largest = 2 ** (rows - 1) * mean
-    # The chance of more is below the rounding of the table.
-    n_columns = _power_of_two(int(largest + 10 * np.sqrt(largest) + 30))
-    number = np.arange(n_columns)
-    return np.stack([walker_table(poisson.pmf(number, 2**b * mean), n_columns) for b in range(rows)])
+    most = mean * 2 ** (rows - 1)
+    # The chance of still more events is below the rounding of the tables.
+    number = np.arange(_power_of_two(int(most + 10 * np.sqrt(most) + 30)))
+    means = mean * 2.0 ** np.arange(rows)
+    return np.stack([walker_table(poisson.pmf(number, m), len(number)) for m in means])
 
 
 def _power_of_two(n: int) -> int:
