@@ -61,6 +61,11 @@ CHAINS = {
     "reach 3 open": lambda normal: PottsChain(
         J=normal(3, 2, 2), h=normal(9, 2), n_sites=9, temperature=1.5
     ),
+    "reach beyond the ends": lambda normal: PottsChain(J=normal(5, 3, 3), h=normal(3), n_sites=3),
+    "one site of a long reach": lambda normal: PottsChain(
+        J=normal(5, 3, 3), h=normal(3), n_sites=1
+    ),
+    "reach of zeros": lambda normal: PottsChain(J=normal(3, 3), n_sites=4, decay=[1.0, 0.0, 0.0]),
     "no coupling": lambda normal: PottsChain(J=0.0, h=normal(3), n_sites=4),
     "power law, even ring": lambda normal: PottsChain(
         J=normal(2, 2), h=normal(2), n_sites=8, boundary="periodic", decay=power_law(1.5)
@@ -76,6 +81,9 @@ CHAINS = {
 # Those that 64 replicas share a word for.
 SHARED = ["ising open", "ising odd ring", "two labels, any matrix", "one spin", "two spins"]
 
+# Those whose couplings reach half the chain or further.
+REACHING = [kind for kind in CHAINS if "power law" in kind or "beyond" in kind]
+
 
 def random_chain(kind, seed=0):
     rng = np.random.default_rng(seed)
@@ -86,7 +94,7 @@ CASES = [
     pytest.param(algorithm, kind, id=f"{algorithm} {kind}")
     for algorithm in ALGORITHMS
     for kind in CHAINS
-    if algorithm != Metropolis("checkerboard") or "power law" not in kind
+    if algorithm != Metropolis("checkerboard") or kind not in REACHING
 ]
 
 

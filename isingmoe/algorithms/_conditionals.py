@@ -28,10 +28,10 @@ def couplings(chain: Chain) -> tuple[Array, Array]:
     """Bond matrices (1 or reach, q, q) and strengths (reach,), without distances of none."""
     bond, strength = chain.bond, chain.strength
     if len(bond) > 1:
-        bond = bond[: len(strength)]
+        bond = bond[: max(len(strength), 1)]
     coupled = (strength != 0) & bond.any((1, 2))
     reach = int(np.flatnonzero(coupled)[-1]) + 1 if coupled.any() else 0
-    # A stack keeps one matrix, so that there is one where nothing is coupled.
+    # One matrix stays even where nothing is coupled.
     return bond[: max(reach, 1)], strength[:reach]
 
 
