@@ -10,6 +10,7 @@ eight rows at a time hide that. What bounds the kernel then is the generator.
 import numba as nb
 import numpy as np
 
+from isingmoe._kernels.messages import ahead
 from isingmoe._kernels.random import loaded, next_word, stored, unit
 
 _HALF = np.uint64(32)
@@ -17,100 +18,28 @@ _LOW = np.uint64(0xFFFFFFFF)
 _TO_THRESHOLD = 2.0**32
 _ROWS = 8
 
-# Messages are settled where all changes to come add up to less than this. They fall as a
-# power, whose ratio is taken while they are still well above rounding.
-_SETTLED = 1e-12
-_CLEAR = 1e-11
-
 
 @nb.njit(cache=True, nogil=True)
-def backward_messages(transfer, field, end, n_steps):
-    """Weights of what follows each window, from the end of the chain backwards.
+def returns(transition, n_steps):
+    """Chance that a chain is back at the window it started from, for each, (S,).
 
     Parameters
     ----------
-    transfer : float64 array (S, Q)
-        Weight of the bonds of each window with the next letter.
-    field : float64 array (1 or n_steps, Q)
-        Weight of a letter at each site drawn, the last site last.
-    end : float64 array (S,)
-        Message at the end.
+    transition : float64 array (S, Q)
+        Chance of a letter after a window.
     n_steps : int
-
-    Returns
-    -------
-    messages : float64 array (m, S)
-        Entry j with j letters still to come, the largest element one. Fewer than
-        `n_steps` + 1 where they have settled: from there on they are all alike.
-    log_scale : float64 array (m,)
-        Logarithm of what was divided out up to each entry.
     """
-    n_windows = len(transfer)
-    capacity = min(n_steps + 1, 256)
-    messages = np.empty((capacity, n_windows))
-    log_scale = np.zeros(capacity)
-    change = np.ones(capacity)
-    largest = end.max()
-    messages[0] = end / largest
-    log_scale[0] = np.log(largest)
-    log_ratio = 0.0 if len(field) > 1 else -np.inf
-    m = 1
-    while m <= n_steps:
-        if m == capacity:
-            capacity = min(n_steps + 1, 2 * capacity)
-            messages = _longer(messages, capacity)
-            log_scale = _longer(log_scale, capacity)
-            change = _longer(change, capacity)
-        now = field[0] if len(field) == 1 else field[n_steps - m]
-        largest = _backward(transfer, now, messages[m - 1], messages[m])
-        log_scale[m] = log_scale[m - 1] + np.log(largest)
-        change[m] = _relative_change(messages[m - 1], messages[m])
-        if len(field) == 1 and change[m] > _CLEAR:
-            # How fast the change falls tells what is still to come; only while it stands
-            # clear of rounding.
-            half = m // 2
-            log_ratio = (np.log(change[m]) - np.log(change[half])) / (m - half)
-        left = change[m] / -np.expm1(log_ratio) if log_ratio < 0 else np.inf
-        m += 1
-        if left < _SETTLED:
-            break
-    return messages[:m].copy(), log_scale[:m].copy()
-
-
-@nb.njit(cache=True, nogil=True)
-def _longer(array, size):
-    longer = np.empty((size, *array.shape[1:]), array.dtype)
-    longer[: len(array)] = array
-    return longer
-
-
-@nb.njit(cache=True, nogil=True)
-def _backward(transfer, field, after, out):
-    """One message from the one after it; its largest element, which is divided out."""
-    n_windows, n_letters = transfer.shape
-    n_kept = n_windows // n_letters
-    weighted = np.empty(n_windows)
-    for y in range(n_windows):
-        weighted[y] = after[y] * field[y % n_letters]
-    largest = 0.0
+    n_windows = len(transition)
+    chance = np.empty(n_windows)
+    message, before = np.empty(n_windows), np.empty(n_windows)
     for x in range(n_windows):
-        follow = (x % n_kept) * n_letters
-        total = 0.0
-        for b in range(n_letters):
-            total += transfer[x, b] * weighted[follow + b]
-        out[x] = total
-        largest = max(largest, total)
-    out /= largest
-    return largest
-
-
-@nb.njit(cache=True, nogil=True)
-def _relative_change(before, after):
-    change = 0.0
-    for x in range(len(after)):
-        if after[x] != before[x]:
-            change = max(change, abs(after[x] - before[x]) / max(after[x], before[x]))
-    return change
+        message[:] = 0
+        message[x] = 1
+        for _ in range(n_steps):
+            ahead(transition, message, before)
+            message, before = before, message
+        chance[x] = message[x]
+    return chance
 
 
 @nb.njit(cache=True, nogil=True)
@@ -255,16 +184,16 @@ def _draw_any(random, threshold, alias, window, out, start, stop):
 
 
 @nb.njit(cache=True, nogil=True)
-def draw_ends(words, transfer, field, message, row, window, out):
+def draw_ends(words, weight, field, message, row, window, out):
     """Draw the letters of a stretch in which every site differs from the next.
 
     Parameters
     ----------
     words : uint64 array (4,)
-    transfer : float64 array (S, Q)
-        Weight of the bonds of each window with the next letter.
+    weight : float64 array (S, Q)
+        Weight of each letter after a window.
     field : float64 array (1 or site, Q)
-        Weight of a letter at each site of the stretch.
+        Factor of a letter at each site of the stretch.
     message : float64 array (site, S)
         Weight of what follows the window after each site.
     row : int64 array (row,)
@@ -274,7 +203,7 @@ def draw_ends(words, transfer, field, message, row, window, out):
     out : unsigned array (all rows, site)
         Filled in.
     """
-    n_windows, n_letters = transfer.shape
+    n_windows, n_letters = weight.shape
     n_kept = n_windows // n_letters
     running = np.empty(n_letters)
     random = loaded(words)
@@ -285,7 +214,7 @@ def draw_ends(words, transfer, field, message, row, window, out):
             follow = (x % n_kept) * n_letters
             total = 0.0
             for b in range(n_letters):
-                total += transfer[x, b] * now[b] * message[i, follow + b]
+                total += weight[x, b] * now[b] * message[i, follow + b]
                 running[b] = total
             word, random = next_word(random)
             bound = unit(word) * total

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isingmoe._kernels.exact_sampling import (
     alias_tables,
-    backward_messages,
     draw_alike,
     draw_ends,
     draw_windows,
+    returns,
 )
+from isingmoe._kernels.messages import ahead, backward_messages
 from isingmoe._windows import Windows
 from isingmoe.algorithms._sampler import Sampler, label_dtype
 from isingmoe.chains import Chain
+from isingmoe.infinite import StationaryChain, stationary_chain
 
 __all__ = ["Exact"]
 
 # Messages of a ring that are kept, each set for one first window.
 _MESSAGE_BYTES = 1 << 28
+# Relative change by an end of the chain below which sites are alike.
+_SETTLED = 1e-13
+# A ring so many correlation lengths long does not feel that it is one.
+_LOST = 60
+# Up to so many windows the powers of a whole matrix are quicker.
+_FEW_WINDOWS = 512
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,14 @@ class Exact:
 
 
 class _ExactSampler:
+    """Draws letter by letter, with the weight of everything that follows a letter.
+
+    With one field for all sites the weights are those of the infinite chain, read as a
+    Markov chain, and the messages say how an end of the chain changes them: far from it
+    they are one, and there all sites share a table. With a field for each site the weights
+    are those of the bonds, and every site has a message.
+    """
+
     lanes = 1
     is_independent = True
     offset = 0.0
@@ -67,66 +83,67 @@ class _ExactSampler:
         self._windows = windows = Windows.of(chain)
         self._n_sites = int(chain.n_sites)  # type: ignore[arg-type]
         self._is_ring = chain.boundary == "periodic"
-        # Weights of each row over the largest: what a row has in common cancels.
-        self._transfer = np.exp(windows.step - windows.step.max(1, keepdims=True))
-        self._field = np.exp(windows.site - windows.site.max(1, keepdims=True))
         self._dtype = label_dtype(chain.n_states)
         self._top_k = chain.top_k
-        kept = _MESSAGE_BYTES // (8 * windows.n_windows * min(self._n_sites, 1 << 12))
-        self._ring_messages = lru_cache(maxsize=max(kept, 1))(self._messages_to)
-        self._first = self._ring_first() if self._is_ring else self._open_first()
+        self._is_alike = len(windows.site) == 1
+        if not self._is_alike:
+            self._weight = np.exp(windows.step - windows.step.max(1, keepdims=True))
+            self._field = np.exp(windows.site - windows.site.max(1, keepdims=True))
+            self._end_messages = self._field_messages()
+            self._first = self._open_first(np.ones(windows.n_windows))
+            return
+        infinite = stationary_chain(windows)
+        self._weight = infinite.transition
+        self._field = np.ones((1, windows.n_letters))
+        self._alike = alias_tables(infinite.transition)
+        self._right = infinite.right
+        if self._is_ring:
+            kept = _MESSAGE_BYTES // (8 * windows.n_windows * min(self._n_sites, 1 << 12))
+            self._ring_messages = lru_cache(maxsize=max(kept, 1))(self._messages_to)
+            self._first = self._ring_first(infinite)
+        else:
+            n_steps = max(self._n_sites - windows.reach, 0)
+            self._end_messages = backward_messages(self._weight, 1 / self._right, n_steps, _SETTLED)
+            self._first = self._open_first(self._right)
 
-    @cached_property
-    def _scaled(self) -> NDArray:
-        """Transfer weights over one common scale, for the messages."""
-        step = self._windows.step
-        return np.exp(step - step.max())
+    def _field_messages(self) -> NDArray:
+        """Messages from an open end, with a field for each site."""
+        windows, n = self._windows, self._n_sites
+        # Over one common scale, as rows are compared with each other.
+        bonds = np.exp(windows.step - windows.step.max())
+        messages = np.ones((max(n - windows.reach, 0) + 1, windows.n_windows))
+        for i in range(1, len(messages)):
+            ahead(bonds * self._field[n - i], messages[i - 1], messages[i])
+            messages[i] /= messages[i].max()
+        return messages
 
-    @cached_property
-    def _end_messages(self) -> NDArray:
-        """Messages from an open end, (letters to come, S)."""
-        start = self._windows.reach
-        field = self._field if len(self._field) == 1 else self._field[start:]
-        n_steps = max(self._n_sites - start, 0)
-        if not len(field):
-            field = self._field[:1]
-        return backward_messages(self._scaled, field, np.ones(self._windows.n_windows), n_steps)[0]
-
-    def _messages_to(self, first: int) -> tuple[NDArray, NDArray]:
-        """Messages round the ring, back to its first window."""
+    def _messages_to(self, first: int) -> NDArray:
+        """Messages round a ring, back to its first window."""
         end = np.zeros(self._windows.n_windows)
-        end[first] = 1
-        return backward_messages(self._scaled, self._field, end, self._n_sites)
+        end[first] = 1 / self._right[first]
+        return backward_messages(self._weight, end, self._n_sites, _SETTLED)
 
-    def _open_first(self) -> NDArray:
+    def _open_first(self, right: NDArray) -> NDArray:
+        """Windows of the first sites, from what is inside them and what follows."""
         windows = self._windows
         log_weight = windows.first.copy()
         for r in range(1, windows.reach + 1):
-            site = windows.site[windows.reach - r if len(windows.site) > 1 else 0]
+            site = windows.site[0 if self._is_alike else windows.reach - r]
             log_weight += site[windows.letter(r)]
         with np.errstate(divide="ignore"):
-            log_weight += np.log(self._end_messages[-1])
-        return _cumulative(log_weight)
+            log_weight += np.log(right * self._end_messages[-1])
+        return _cumulative(np.exp(log_weight - log_weight.max()))
 
-    def _ring_first(self) -> NDArray:
+    def _ring_first(self, infinite: StationaryChain) -> NDArray:
+        """Windows of the first sites, by their chance to come round to themselves."""
         n = self._n_sites
-        log_weight = np.empty(self._windows.n_windows)
-        for first in range(len(log_weight)):
-            messages, log_scale = self._ring_messages(first)
-            m = len(messages) - 1
-            slope = log_scale[m] - log_scale[m - 1]
-            with np.errstate(divide="ignore"):
-                log_weight[first] = log_scale[m] + (n - m) * slope + np.log(messages[m, first])
-        return _cumulative(log_weight)
-
-    @cached_property
-    def _alike(self) -> tuple[NDArray, NDArray]:
-        """Alias tables of the sites that the ends do not reach."""
-        windows = self._windows
-        message = self._ring_messages(0)[0][-1] if self._is_ring else self._end_messages[-1]
-        x, b = np.arange(windows.n_windows)[:, None], np.arange(windows.n_letters)
-        weight = self._transfer * self._field[0] * message[windows.after(x, b)]
-        return alias_tables(weight / weight.sum(1, keepdims=True))
+        if n > infinite.memory * _LOST:
+            return _cumulative(infinite.stationary)
+        if infinite.windows.n_windows > _FEW_WINDOWS:
+            return _cumulative(returns(infinite.transition, n))
+        whole = np.zeros((self._windows.n_windows,) * 2)
+        np.put_along_axis(whole, _followers(self._windows), infinite.transition, axis=1)
+        return _cumulative(np.diag(np.linalg.matrix_power(whole, n)).copy())
 
     def start(self, words: NDArray[np.uint64]) -> NDArray:
         """A first sample."""
@@ -151,7 +168,7 @@ class _ExactSampler:
         if self._is_ring:
             for x in np.unique(first):
                 rows = np.flatnonzero(first == x)
-                self._draw_rest(words, self._ring_messages(int(x))[0], rows, window, letters)
+                self._draw_rest(words, self._ring_messages(int(x)), rows, window, letters)
         else:
             self._draw_rest(words, self._end_messages, np.arange(len(out)), window, letters)
         if self._top_k > 1:
@@ -170,9 +187,7 @@ class _ExactSampler:
         start, n = self._windows.reach, self._n_sites
         # The letters to come after the last site: those that lead back round a ring.
         beyond = start if self._is_ring else 0
-        n_alike = max(n - start - max(len(messages) - 1 - beyond, 0), 0)
-        if len(self._field) > 1:
-            n_alike = 0
+        n_alike = max(n - start - (len(messages) - 1 - beyond), 0) if self._is_alike else 0
         if n_alike:
             stretch = letters[:, start : start + n_alike]
             if len(rows) == len(letters):
@@ -184,11 +199,10 @@ class _ExactSampler:
         place = start + n_alike
         if place < n:
             to_come = n - 1 - np.arange(place, n) + beyond
-            field = self._field if len(self._field) == 1 else self._field[place:]
             draw_ends(
                 words,
-                self._transfer,
-                field,
+                self._weight,
+                self._field if self._is_alike else self._field[place:],
                 messages[np.minimum(to_come, len(messages) - 1)],
                 rows,
                 window,
@@ -196,7 +210,12 @@ class _ExactSampler:
             )
 
 
-def _cumulative(log_weight: NDArray) -> NDArray:
-    weight = np.exp(log_weight - log_weight.max())
+def _followers(windows: Windows) -> NDArray[np.int64]:
+    """The window that each letter leads to, (S, Q)."""
+    window = np.arange(windows.n_windows)[:, None]
+    return windows.after(window, np.arange(windows.n_letters))
+
+
+def _cumulative(weight: NDArray) -> NDArray:
     total = np.cumsum(weight)
     return total / total[-1]
