@@ -106,12 +106,13 @@ def slow_energy(chain, states):
     return -total
 
 
-def state_p_value(chain, samples):
+def state_p_value(chain, samples, exact=None):
     """Chance of a worse histogram of independent samples (sample, site[, rank]) of a chain.
 
-    Pearson's chi-square over groups of configurations expected at least ten times.
+    Pearson's chi-square over groups of configurations expected at least ten times. `exact`
+    is what `enumerate_chain` says of the chain, where that is known already.
     """
-    exact = enumerate_chain(chain)
+    exact = exact or enumerate_chain(chain)
     k = chain.top_k
     code = (1 << np.arange(chain.n_states)) if k > 1 else np.arange(chain.n_states)
     base = 1 << chain.n_states if k > 1 else chain.n_states
