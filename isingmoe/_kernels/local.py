@@ -188,7 +188,7 @@ def alias_entries(weight):
 def heat_bath_sweeps(state, words, out, n_sweeps, model, n_sublattices):
     """Heat bath of any reach: a label drawn from its weights given all others.
 
-    `model` is that of `label_fields`.
+    `model` is that of `_kernels.fields`.
     """
     n = state.size
     site, forward, backward, strength, periodic = model
@@ -241,7 +241,7 @@ def _drawn(field, u):
 def metropolis_sweeps(state, words, out, n_sweeps, model, n_sublattices):
     """Metropolis of any reach: any label proposed, the present one too.
 
-    `model` is that of `label_fields`. A move that costs nothing is made with probability
+    `model` is that of `_kernels.fields`. A move that costs nothing is made with probability
     1 - 1/q, never with certainty: no order of the sites can carry domain walls along.
     """
     n = state.size

@@ -90,24 +90,27 @@ def multi_spin_sweeps(state, words, out, n_sweeps, term, uses_own, periodic, n_s
 def _drawn(term, start, left, right, own, uses_own, rng):
     """New labels, and the generator after them."""
     both = left & right
-    new, open_ = _ZERO, _ALL
+    new, undecided = _ZERO, _ALL
     at, end = start, start + _N_WORDS
-    # Four times in five all replicas are decided here: one branch is guessed, not each.
+    # Four times in five this decides all replicas: one branch is guessed instead of each.
     for _ in range(_N_SURE):
         word, rng = next_word(rng)
         bit = _threshold_bit(term, at, left, right, both, own, uses_own)
-        differ = (word ^ bit) & open_
-        new |= differ & bit
-        open_ ^= differ
+        new, undecided = _compared(word, bit, new, undecided)
         at += _N_TERMS
-    while open_ != _ZERO and at < end:
+    while undecided != _ZERO and at < end:
         word, rng = next_word(rng)
         bit = _threshold_bit(term, at, left, right, both, own, uses_own)
-        differ = (word ^ bit) & open_
-        new |= differ & bit
-        open_ ^= differ
+        new, undecided = _compared(word, bit, new, undecided)
         at += _N_TERMS
     return new, rng
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _compared(word, bit, new, undecided):
+    """Where the bits differ for the first time, that of the threshold is the new label."""
+    differ = (word ^ bit) & undecided
+    return new | (differ & bit), undecided ^ differ
 
 
 @nb.njit(cache=True, nogil=True, inline="always")

@@ -119,7 +119,7 @@ def draw_set(members, weight, ratio, rng):
 def heat_bath_set_sweeps(state, words, out, n_sweeps, model, n_sublattices):
     """Heat bath of sets: all members of a site drawn anew at once, given all other sites.
 
-    `model` is that of `label_fields`.
+    `model` is that of `_kernels.fields`.
     """
     n, k = state.shape
     site, forward, backward, strength, periodic = model
@@ -149,7 +149,7 @@ def heat_bath_set_sweeps(state, words, out, n_sweeps, model, n_sublattices):
 def metropolis_set_sweeps(state, words, out, n_sweeps, model, n_sublattices):
     """Metropolis of sets: a random member proposed to give way to a random other label.
 
-    `model` is that of `label_fields`.
+    `model` is that of `_kernels.fields`.
     """
     n, k = state.shape
     site, forward, backward, strength, periodic = model
