@@ -1,0 +1,282 @@
+"""Finished points of a sweep: a Dataset as bytes, and the folder that keeps them.
+
+A folder holds `manifest.json`, which says what sweep it belongs to, and one log for each
+process that computes. A point is one record with a checksum, appended by one write: what a
+killed process leaves is a run of whole records, and at worst the beginning of one more,
+which is not read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import uuid
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+__all__ = ["Frame", "PointFolder", "PointLog", "Stored", "encode", "frame_of"]
+
+_KINDS = "biufU"
+_MANIFEST = "manifest.json"
+_LOG_SUFFIX = ".points"
+_PART = ".manifest-"
+
+# Of a record: its tag, the number of the frame or of the point, the size of the content, and
+# the checksum of all that with the content.
+_HEAD = struct.Struct("<4sQQ")
+_SUM = struct.Struct("<I")
+_NUMBER = struct.Struct("<Q")
+_FRAME, _POINT = b"fram", b"poin"
+
+
+class Stored(NamedTuple):
+    """A Dataset as bytes: what points have in common, and what is their own."""
+
+    frame: bytes
+    data: bytes
+
+
+class Frame(NamedTuple):
+    """What the bytes of a point mean.
+
+    Attributes
+    ----------
+    variables : dict
+        Dims, attributes and whether it is a coordinate, by the name of the variable.
+    dtype : dtype
+        Of a point: a field for each variable that is not an index.
+    index : dict
+        Values of the coordinates that label a dimension.
+    attributes : dict
+        Of the Dataset.
+    """
+
+    variables: dict[str, tuple[tuple[str, ...], dict[str, Any], bool]]
+    dtype: np.dtype
+    index: dict[str, np.ndarray]
+    attributes: dict[str, Any]
+
+
+def encode(dataset: xr.Dataset) -> Stored:
+    """A Dataset as bytes.
+
+    Raises
+    ------
+    TypeError
+        If a variable or an attribute is something that a file cannot hold.
+    """
+    variables, index, data = [], [], []
+    for name, variable in dataset.variables.items():
+        values = np.asarray(variable.values)
+        if values.dtype.kind == "O" and all(isinstance(item, str) for item in values.flat):
+            values = values.astype(str)
+        if values.dtype.kind not in _KINDS:
+            raise TypeError(
+                f"variable {name}: expected numbers or text, got {values.dtype}; drop or "
+                "convert it in the verb"
+            )
+        values = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<")))
+        is_index = variable.dims == (name,)
+        variables.append(
+            {
+                "name": name,
+                "dims": variable.dims,
+                "dtype": values.dtype.str,
+                "shape": variable.shape,
+                "attributes": _plain(variable.attrs, f"variable {name}: "),
+                "coordinate": name in dataset.coords,
+                "index": is_index,
+            }
+        )
+        (index if is_index else data).append(values.tobytes())
+    text = json.dumps(
+        {"variables": variables, "attributes": _plain(dataset.attrs, "")}, allow_nan=True
+    ).encode()
+    return Stored(_NUMBER.pack(len(text)) + text + b"".join(index), b"".join(data))
+
+
+def _plain(attributes: dict[Any, Any], where: str) -> dict[str, Any]:
+    return {str(name): _plain_value(value, f"{where}{name}") for name, value in attributes.items()}
+
+
+def _plain_value(value: Any, where: str) -> Any:
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "iufU":
+        return value.tolist()
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain_value(item, where) for item in value]
+    raise TypeError(
+        f"attribute {where}: expected text or numbers, got {type(value).__name__}; a file cannot "
+        "hold it"
+    )
+
+
+@lru_cache(maxsize=1024)
+def frame_of(frame: bytes) -> Frame:
+    """What a frame says."""
+    (size,) = _NUMBER.unpack_from(frame)
+    start = _NUMBER.size + size
+    content = json.loads(frame[_NUMBER.size : start])
+    variables, fields, index = {}, [], {}
+    for entry in content["variables"]:
+        name, shape = entry["name"], tuple(entry["shape"])
+        dtype = np.dtype(entry["dtype"])
+        variables[name] = (tuple(entry["dims"]), entry["attributes"], entry["coordinate"])
+        if entry["index"]:
+            index[name] = np.frombuffer(frame, dtype, shape[0], start)
+            start += index[name].nbytes
+        else:
+            fields.append((name, dtype, shape))
+    return Frame(variables, np.dtype(fields), index, content["attributes"])
+
+
+class PointLog:
+    """Appends points to a file of its own in the folder; made at the first of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / f"{uuid.uuid4().hex}{_LOG_SUFFIX}"
+        self._file: int | None = None
+        self._frames: dict[bytes, int] = {}
+
+    def add(self, index: int, stored: Stored) -> None:
+        """Store one point."""
+        if self._file is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+            self._file = os.open(self._path, flags, 0o666)
+        records = b""
+        if stored.frame not in self._frames:
+            self._frames[stored.frame] = len(self._frames)
+            records = _record(_FRAME, self._frames[stored.frame], stored.frame)
+        content = _NUMBER.pack(self._frames[stored.frame]) + stored.data
+        rest = memoryview(records + _record(_POINT, index, content))
+        try:
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _record(tag: bytes, number: int, content: bytes) -> bytes:
+    head = _HEAD.pack(tag, number, len(content))
+    return head + _SUM.pack(zlib.crc32(content, zlib.crc32(head))) + content
+
+
+def _records(log: Path) -> Iterator[tuple[bytes, int, bytes]]:
+    """The whole records at the beginning of a log."""
+    with log.open("rb") as stream:
+        while len(start := stream.read(_HEAD.size + _SUM.size)) == _HEAD.size + _SUM.size:
+            tag, number, size = _HEAD.unpack_from(start)
+            (expected,) = _SUM.unpack_from(start, _HEAD.size)
+            # A size that is damaged could be anything.
+            if size > os.fstat(stream.fileno()).st_size:
+                return
+            content = stream.read(size)
+            found = zlib.crc32(content, zlib.crc32(start[: _HEAD.size]))
+            if len(content) < size or found != expected:
+                return
+            yield tag, number, content
+
+
+class PointFolder:
+    """The folder beside a target that keeps the finished points until all are.
+
+    Parameters
+    ----------
+    target : Path
+        The file that the sweep will write.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.path = target.parent / f"{target.name}.points"
+        self._lock: int | None = None
+
+    def manifest(self) -> str | None:
+        """What the folder says of its sweep; None where there is none."""
+        try:
+            return (self.path / _MANIFEST).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def begin(self, manifest: str) -> None:
+        """Make the folder, or take the one that is there.
+
+        Raises
+        ------
+        BlockingIOError
+            If another process is at work in it.
+        OSError
+            If it cannot be made.
+        """
+        self.path.mkdir(exist_ok=True)
+        self._hold()
+        if self.manifest() is None:
+            part = self.path / f"{_PART}{uuid.uuid4().hex}"
+            part.write_text(manifest, encoding="utf-8")
+            part.replace(self.path / _MANIFEST)
+
+    def _hold(self) -> None:
+        try:
+            import fcntl
+        except ImportError:
+            return
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise BlockingIOError(
+                f"{self.path}: another process is computing this sweep; wait for it, or name "
+                "another path"
+            ) from None
+        except OSError:
+            # A file system without locks.
+            self.release()
+
+    def release(self) -> None:
+        """Let another process have the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def finished(self) -> set[int]:
+        """Numbers of the points that are stored."""
+        logs = self.path.glob(f"*{_LOG_SUFFIX}")
+        return {number for log in logs for tag, number, _ in _records(log) if tag == _POINT}
+
+    def read(self) -> dict[int, Stored]:
+        """All points that are stored, by their numbers."""
+        points: dict[int, Stored] = {}
+        for log in sorted(self.path.glob(f"*{_LOG_SUFFIX}")):
+            frames: dict[int, bytes] = {}
+            for tag, number, content in _records(log):
+                if tag == _FRAME:
+                    frames[number] = content
+                elif tag == _POINT:
+                    (frame,) = _NUMBER.unpack_from(content)
+                    points[number] = Stored(frames[frame], content[_NUMBER.size :])
+        return points
+
+    def remove(self) -> None:
+        """Delete what is ours; the manifest last, as without it nothing here is read."""
+        if not self.path.is_dir():
+            return
+        for pattern in (f"*{_LOG_SUFFIX}", f"{_PART}*", _MANIFEST):
+            for file in self.path.glob(pattern):
+                file.unlink(missing_ok=True)
+        self.release()
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
