@@ -1,0 +1,124 @@
+"""Worker processes that have one thread each, and that end with the process that started them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+__all__ = ["ProcessesError", "is_starting", "n_cores", "processes"]
+
+# The work is spread over processes; threads within them would only compete.
+_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+
+class ProcessesError(RuntimeError):
+    """Worker processes that cannot be had; the text says why and what to do."""
+
+
+@contextmanager
+def processes(n_workers: int, begin: Callable[..., None], *arguments: Any) -> Iterator[Executor]:
+    """Worker processes, until the end of the block; at once if that ends by an exception.
+
+    Parameters
+    ----------
+    n_workers : int
+    begin : callable
+        Called once in each process.
+    *arguments
+        Of `begin`.
+
+    Raises
+    ------
+    ProcessesError
+        If the arguments cannot be sent, or no process starts.
+    ChildProcessError
+        If a process dies.
+    """
+    try:
+        pickle.dumps(arguments)
+    except Exception as error:
+        raise ProcessesError(
+            f"the verb or its options cannot be sent to other processes ({error}); define them "
+            "with def in a file"
+        ) from None
+    context = multiprocessing.get_context("spawn")
+    reader, writer = context.Pipe(duplex=False)
+    executor = ProcessPoolExecutor(
+        n_workers, context, initializer=_begin, initargs=(reader, begin, arguments)
+    )
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        _wait_for_start(executor, n_workers)
+        yield executor
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            "a worker process died, perhaps for want of memory; give fewer n_workers"
+        ) from None
+    except BaseException:
+        # The workers see it, and end whatever they are at.
+        writer.close()
+        raise
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+        writer.close()
+        reader.close()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _wait_for_start(executor: Executor, n_workers: int) -> None:
+    # One for each, so that all of them are started now.
+    ready = [executor.submit(os.getpid) for _ in range(n_workers)]
+    try:
+        ready[0].result()
+    except BrokenProcessPool:
+        raise ProcessesError(
+            "worker processes cannot start; in a script put the sweep under "
+            "`if __name__ == '__main__':`, and define the verb in a file"
+        ) from None
+
+
+def is_starting() -> bool:
+    """Whether this is a worker that still runs the script that started it."""
+    return getattr(multiprocessing.current_process(), "_inheriting", False)
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _begin(parent: Connection, begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    # The parent hears the interrupt, and closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    begin(*arguments)
+
+
+def _end_with(parent: Connection) -> None:
+    """End this process with its parent, however that ends."""
+    try:
+        parent.recv()
+    except (EOFError, OSError):
+        os._exit(1)
