@@ -1,4 +1,4 @@
-"""Figures; the only module that imports matplotlib."""
+"""Figures of comparisons, and how figures are written."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from isingmoe._text import plain
 if TYPE_CHECKING:
     from isingmoe.comparison import Comparison
 
-__all__ = ["plot_decay", "plot_layers", "save_figure"]
+__all__ = ["check_figure", "plot_decay", "plot_layers", "save_figure"]
 
 # Okabe and Ito's colours, told apart with any colour vision.
-_BLACK, _BLUE, _ORANGE, _GREEN, _GREY = "#000000", "#0072B2", "#D55E00", "#009E73", "#888888"
+BLACK, BLUE, ORANGE, GREEN, GREY = "#000000", "#0072B2", "#D55E00", "#009E73", "#888888"
 _CENTRES = {
-    "global": (_BLUE, "o", "measured, about the global mean"),
-    "position": (_GREEN, "s", "measured, about the mean at each position"),
-    "sequence": (_ORANGE, "^", "measured, within texts"),
+    "global": (BLUE, "o", "measured, about the global mean"),
+    "position": (GREEN, "s", "measured, about the mean at each position"),
+    "sequence": (ORANGE, "^", "measured, within texts"),
 }
 
 
@@ -84,14 +84,14 @@ def plot_decay(comparison: Comparison, layer: int, *, ax: Axes | None = None) ->
                 distance,
                 data["shuffled"].values[1:] / scale,
                 "--",
-                color=_GREY,
+                color=GREY,
                 lw=1.2,
                 label="tokens of each text in random order",
             )
     length = float(data["predicted_length"])
     predicted = data["predicted"].values / float(data["predicted"][0])
-    ax.plot(distance, predicted[1:], color=_BLACK, lw=1.6, label=f"chain, ξ = {length:.2f} tokens")
-    ax.axhline(0, color=_GREY, lw=0.6)
+    ax.plot(distance, predicted[1:], color=BLACK, lw=1.6, label=f"chain, ξ = {length:.2f} tokens")
+    ax.axhline(0, color=GREY, lw=0.6)
     bottom = min(lowest, default=1e-3)
     if bottom > 0:
         ax.set_yscale("log")
@@ -135,12 +135,12 @@ def plot_layers(comparison: Comparison) -> Figure:
         yerr=data["self_coupling_error"],
         fmt="o-",
         ms=4,
-        color=_BLUE,
+        color=BLUE,
     )
-    coupling.axhline(0, color=_GREY, lw=0.8)
+    coupling.axhline(0, color=GREY, lw=0.8)
     coupling.set_ylabel("self-coupling J")
 
-    length.plot(layer, data["predicted_length"], "o-", ms=4, color=_BLACK, label="chain")
+    length.plot(layer, data["predicted_length"], "o-", ms=4, color=BLACK, label="chain")
     for centre in data["centre"].values:
         row = data.sel(centre=centre)
         colour, marker, label = _CENTRES[str(centre)]
@@ -166,17 +166,17 @@ def plot_layers(comparison: Comparison) -> Figure:
     length.set_ylabel("correlation length ξ (tokens)")
     length.legend(fontsize=7.5, frameon=False)
 
-    load.plot(layer, data["kl"], "o-", ms=4, color=_BLUE, label="KL of the load from uniform")
-    load.plot(layer, data["kl_null"], "--", color=_GREY, label="95 % of a uniform router")
+    load.plot(layer, data["kl"], "o-", ms=4, color=BLUE, label="KL of the load from uniform")
+    load.plot(layer, data["kl_null"], "--", color=GREY, label="95 % of a uniform router")
     load.set_ylabel("KL (nat)")
     load.legend(fontsize=8, frameon=False)
 
     held_out = "held_out_bits" in data
     score = data["held_out_bits" if held_out else "bits_per_token"]
     reference = data["held_out_bits_load" if held_out else "bits_load"]
-    bits.plot(layer, data["bits_uniform"] - reference, "s-", ms=4, color=_GREY, label="load")
-    bits.plot(layer, data["bits_uniform"] - score, "o-", ms=4, color=_BLUE, label="load + chain")
-    bits.axhline(0, color=_GREY, lw=0.8)
+    bits.plot(layer, data["bits_uniform"] - reference, "s-", ms=4, color=GREY, label="load")
+    bits.plot(layer, data["bits_uniform"] - score, "o-", ms=4, color=BLUE, label="load + chain")
+    bits.axhline(0, color=GREY, lw=0.8)
     bits.set_ylabel(f"bits/token below uniform{' (held out)' if held_out else ''}")
     bits.legend(fontsize=8, frameon=False)
     for ax in axes[1]:
