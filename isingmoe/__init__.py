@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from isingmoe.likelihood import MaximumLikelihood
     from isingmoe.neighbours import neighbour_overlap
     from isingmoe.observables import correlation
+    from isingmoe.phase_diagrams import plot_phase_diagram
     from isingmoe.plotting import plot_decay, plot_layers
     from isingmoe.sampling import simulate
     from isingmoe.summary import TraceInfo, info
+    from isingmoe.sweeping import sweep
     from isingmoe.traces import (
         example_traces,
         expert_set,
@@ -55,9 +57,11 @@ _HOME = {
     "likelihood": ("MaximumLikelihood",),
     "neighbours": ("neighbour_overlap",),
     "observables": ("correlation",),
+    "phase_diagrams": ("plot_phase_diagram",),
     "plotting": ("plot_decay", "plot_layers"),
     "sampling": ("simulate",),
     "summary": ("TraceInfo", "info"),
+    "sweeping": ("sweep",),
     "traces": (
         "example_traces",
         "expert_set",
@@ -105,11 +109,13 @@ __all__ = [
     "open_traces",
     "plot_decay",
     "plot_layers",
+    "plot_phase_diagram",
     "power_law",
     "primary_expert",
     "save_traces",
     "simulate",
     "solve",
+    "sweep",
     "traces_from_arrays",
     "validate",
     "windows",

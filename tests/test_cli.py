@@ -15,7 +15,7 @@ import isingmoe as im
 from isingmoe.cli import app
 from isingmoe.cli._options import beside
 
-COMMANDS = ("info", "fit", "compare", "solve", "plot", "example")
+COMMANDS = ("info", "fit", "compare", "solve", "sweep", "phase-diagram", "plot", "example")
 QUICK = ("--resamples", 4, "--folds", 2)
 
 
@@ -67,7 +67,7 @@ def test_every_command_is_tried_here(run_cli):
     shown = unstyled(run_cli("--help").stdout)
     for command in COMMANDS:
         assert f" {command} " in shown
-    assert {c.callback.__name__ for c in app.registered_commands} == set(COMMANDS)
+    assert {c.name or c.callback.__name__ for c in app.registered_commands} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("isingmoe.chains", "isingmoe.inference", "isingmoe.transfer")
+MODULES = ("isingmoe.chains", "isingmoe.inference", "isingmoe.sweeping", "isingmoe.transfer")
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -38,11 +38,11 @@ def test_python_on_the_page_runs(page, tmp_path, monkeypatch):
 def test_commands_on_the_page_exist(page):
     from isingmoe.cli import app
 
-    known = {command.callback.__name__ for command in app.registered_commands}
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
     text = (ROOT / page).read_text("utf-8")
     shown = re.findall(r"```(?!python)\w*\n(.*?)```|`(isingmoe [a-z][^`]*)`", text, re.DOTALL)
     lines = "\n".join(block + "\n" + inline for block, inline in shown)
-    mentioned = set(re.findall(r"^isingmoe ([a-z]+)", lines, re.MULTILINE))
+    mentioned = set(re.findall(r"^isingmoe ([a-z-]+)", lines, re.MULTILINE))
     assert mentioned
     assert mentioned <= known
 
@@ -52,7 +52,7 @@ def test_every_command_is_documented():
 
     text = (ROOT / "docs/commands.md").read_text("utf-8")
     for command in app.registered_commands:
-        assert f"`isingmoe {command.callback.__name__}`" in text
+        assert f"`isingmoe {command.name or command.callback.__name__}`" in text
 
 
 def test_every_public_name_is_in_the_reference():

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from isingmoe._text import printable
-from isingmoe.cli import compare, example, fit, info, plot, solve
+from isingmoe.cli import compare, example, fit, info, phase_diagram, plot, solve, sweep
 from isingmoe.errors import ConvergenceError
 
 __all__ = ["app", "main"]
@@ -31,8 +31,8 @@ class _Commands(TyperGroup):
             raise
         except _EXPECTED as error:
             message = str(error)
-        except KeyboardInterrupt:
-            message = _INTERRUPTED
+        except KeyboardInterrupt as error:
+            message = str(error) or _INTERRUPTED
         except SystemError as error:
             # What an interrupt becomes when it falls inside a compiled kernel.
             if not _was_interrupted(error):
@@ -60,6 +60,8 @@ app.command()(info.info)
 app.command()(fit.fit)
 app.command()(compare.compare)
 app.command()(solve.solve)
+app.command()(sweep.sweep)
+app.command("phase-diagram")(phase_diagram.phase_diagram)
 app.command()(plot.plot)
 app.command()(example.example)
 

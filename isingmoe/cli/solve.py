@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import isingmoe as im
+from isingmoe.cli._chain_options import (
+    Boundary,
+    ChainKind,
+    Expert,
+    FitFile,
+    Layer,
+    chosen_chain,
+)
 from isingmoe.cli._options import (
     Json,
     Output,
@@ -22,26 +29,16 @@ if TYPE_CHECKING:
 
 
 def solve(
-    fit: Annotated[
-        Path | None,
-        typer.Argument(metavar="[FIT]", help="fit.nc; or give --chain and its parameters"),
-    ] = None,
-    layer: Annotated[int | None, typer.Option(help="Which layer of the fit.")] = None,
-    expert: Annotated[
-        int | None, typer.Option(help="Which expert of a fit with Ising chains.")
-    ] = None,
-    chain: Annotated[
-        Literal["ising", "potts"] | None, typer.Option(help="Without a fit (default: ising).")
-    ] = None,
+    fit: FitFile = None,
+    layer: Layer = None,
+    expert: Expert = None,
+    chain: ChainKind = None,
     J: Annotated[float | None, typer.Option("--J", help="Coupling of neighbours.")] = None,
-    h: Annotated[float, typer.Option("--h", help="Field.")] = 0.0,
+    h: Annotated[float | None, typer.Option("--h", help="Field (default: 0).")] = None,
     n_experts: Annotated[int | None, typer.Option(help="States of a Potts chain.")] = None,
     n_sites: Annotated[int | None, typer.Option(help="Sites (default: infinite).")] = None,
-    boundary: Annotated[
-        Literal["open", "periodic"] | None,
-        typer.Option(help="What joins the ends (default: open; periodic for a fit)."),
-    ] = None,
-    temperature: Annotated[float, typer.Option(help="In units of J.")] = 1.0,
+    boundary: Boundary = None,
+    temperature: Annotated[float | None, typer.Option(help="In units of J (default: 1).")] = None,
     max_distance: Annotated[
         int | None,
         typer.Option(min=0, help="Largest distance of C(d) (default: 128, or the chain's)."),
@@ -56,33 +53,18 @@ def solve(
 
     Example: isingmoe solve fit.nc --layer 7
     """
-    from dataclasses import replace
-
     from isingmoe._storage import write_dataset
 
     if output is not None:
         check_target(output, overwrite, *([] if fit is None else [fit]))
-    ends = boundary or ("open" if fit is None else "periodic")
-    if fit is None and (layer is not None or expert is not None):
-        raise typer.BadParameter("--layer and --expert need a fit")
-    if fit is not None:
-        if layer is None or (J, h, n_experts) != (None, 0.0, None) or chain is not None:
-            raise typer.BadParameter("a fit needs --layer, and no --J, --h, --chain, --n-experts")
-        chosen = im.open_fit(fit).chain(layer, expert)
-        chosen = replace(chosen, n_sites=n_sites, boundary=ends, temperature=temperature)
-    elif J is None:
-        raise typer.BadParameter("give a fit, or --J")
-    elif chain in (None, "ising"):
-        chosen = im.IsingChain(J=J, h=h, n_sites=n_sites, boundary=ends, temperature=temperature)
-    else:
-        chosen = im.PottsChain(
-            J=J,
-            h=h,
-            n_experts=n_experts,
-            n_sites=n_sites,
-            boundary=ends,
-            temperature=temperature,
-        )
+    values = {
+        "J": J,
+        "h": h,
+        "n_experts": n_experts,
+        "n_sites": n_sites,
+        "temperature": temperature,
+    }
+    chosen = chosen_chain(fit, layer, expert, chain, boundary, values)
     exact = im.solve(chosen, max_distance=max_distance)
     if output is not None:
         write_dataset(exact, output, overwrite=overwrite)
