@@ -8,8 +8,10 @@ which is not read.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import shutil
 import struct
 import uuid
 import zlib
@@ -20,6 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
+
+from isingmoe._storage import write_dataset
 
 __all__ = ["Frame", "PointFolder", "PointLog", "Stored", "encode", "frame_of"]
 
@@ -34,6 +38,9 @@ _HEAD = struct.Struct("<4sQQ")
 _SUM = struct.Struct("<I")
 _NUMBER = struct.Struct("<Q")
 _FRAME, _POINT = b"fram", b"poin"
+
+# Windows would translate line ends.
+_BINARY = getattr(os, "O_BINARY", 0)
 
 
 class Stored(NamedTuple):
@@ -149,7 +156,7 @@ class PointLog:
     def add(self, index: int, stored: Stored) -> None:
         """Store one point."""
         if self._file is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | _BINARY
             self._file = os.open(self._path, flags, 0o666)
         records = b""
         if stored.frame not in self._frames:
@@ -202,6 +209,7 @@ class PointFolder:
 
     def __init__(self, target: Path) -> None:
         self.path = target.parent / f"{target.name}.points"
+        self._target = target
         self._lock: int | None = None
 
     def manifest(self) -> str | None:
@@ -270,10 +278,32 @@ class PointFolder:
                     points[number] = Stored(frames[frame], content[_NUMBER.size :])
         return points
 
+    def publish(self, dataset: xr.Dataset) -> None:
+        """Write the result where it belongs, replacing what is there; all else goes.
+
+        It is written in the folder and then moved: whatever ends that leaves no half file
+        outside.
+        """
+        self._clear_parts()
+        part = write_dataset(dataset, self.path / self._target.name)
+        if self._target.is_dir() and not self._target.is_symlink():
+            shutil.rmtree(self._target)
+        part.replace(self._target)
+        self.remove()
+
+    def _clear_parts(self) -> None:
+        name = self._target.name
+        for part in (self.path / name, *self.path.glob(f".{glob.escape(name)}.*")):
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Delete what is ours; the manifest last, as without it nothing here is read."""
         if not self.path.is_dir():
             return
+        self._clear_parts()
         for pattern in (f"*{_LOG_SUFFIX}", f"{_PART}*", _MANIFEST):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ from isingmoe._identity import digest, identity, other_sweep
 from isingmoe._points import PointFolder, Stored
 from isingmoe._processes import is_starting
 from isingmoe._spins import short, whole
-from isingmoe._storage import check_output, read_dataset, write_dataset
+from isingmoe._storage import check_output, read_dataset
 from isingmoe._text import track
 from isingmoe._workers import Outcome, Point, Task, compute
 from isingmoe.chains import Chain
@@ -192,9 +192,7 @@ def _run_into(
         folder.remove()
     folder.begin(provenance)
     try:
-        result = assemble(grid, run(folder)).assign_attrs(attributes)
-        write_dataset(result, target, overwrite=overwrite)
-        folder.remove()
+        folder.publish(assemble(grid, run(folder)).assign_attrs(attributes))
     except BaseException as error:
         kept = len(folder.finished())
         if not kept:

@@ -20,6 +20,7 @@ import xarray as xr
 import isingmoe as im
 from isingmoe._grids import MAX_POINTS, Grid
 from isingmoe._points import PointFolder, PointLog, Stored, encode, frame_of
+from isingmoe._storage import read_dataset
 
 RING = im.IsingChain(J=0.6, h=0.1, n_sites=12, boundary="periodic")
 OPEN = im.PottsChain(J=0.8, n_experts=3, n_sites=6)
@@ -583,6 +584,27 @@ def test_killed_at_ten_moments_nothing_finished_is_lost(tmp_path):
     assert start(tmp_path, "whole.nc", 1).wait() == 0
     assert (tmp_path / "killed.nc").read_bytes() == (tmp_path / "whole.nc").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["begun", "killed.nc", "study.py", "whole.nc"]
+
+
+def test_killed_while_the_result_is_written_nothing_is_left_half(tmp_path):
+    writing = """
+    def half(self, path, **_):
+        open(path, "w").write("half")
+        os.kill(os.getpid(), 9)
+
+    if sys.argv[1] == "killed.nc" and not os.path.exists("killed.nc.points"):
+        xr.Dataset.to_netcdf = half
+"""
+    (tmp_path / "study.py").write_text(
+        SCRIPT.replace("    run(sys", f"{writing}    run(sys").replace("sleep(0.01", "sleep(0")
+    )
+    assert start(tmp_path, "killed.nc", 1).wait() == -signal.SIGKILL
+    assert sorted(os.listdir(tmp_path)) == ["begun", "killed.nc.points", "study.py"]
+    assert len(PointFolder(tmp_path / "killed.nc").finished()) == 100
+    assert start(tmp_path, "killed.nc", 1).wait() == 0
+    assert len((tmp_path / "begun").read_text().split()) == 100
+    assert sorted(os.listdir(tmp_path)) == ["begun", "killed.nc", "study.py"]
+    assert read_dataset(tmp_path / "killed.nc").sizes["J"] == 25
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
