@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from isingmoe._text import printable
-from isingmoe.cli import compare, example, fit, info, phase_diagram, plot, solve, sweep
+from isingmoe.cli import compare, example, fit, info, phase_diagram, plot, simulate, solve, sweep
 from isingmoe.errors import ConvergenceError
 
 __all__ = ["app", "main"]
@@ -60,6 +60,7 @@ app.command()(info.info)
 app.command()(fit.fit)
 app.command()(compare.compare)
 app.command()(solve.solve)
+app.command()(simulate.simulate)
 app.command()(sweep.sweep)
 app.command("phase-diagram")(phase_diagram.phase_diagram)
 app.command()(plot.plot)

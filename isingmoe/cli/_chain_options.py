@@ -11,11 +11,19 @@ import typer
 import isingmoe as im
 
 __all__ = [
+    "Alpha",
     "Boundary",
     "ChainKind",
+    "Coupling",
     "Expert",
+    "Field",
     "FitFile",
     "Layer",
+    "Length",
+    "NExperts",
+    "NSites",
+    "Temperature",
+    "TopK",
     "chosen_chain",
 ]
 
@@ -32,6 +40,14 @@ Boundary = Annotated[
     Literal["open", "periodic"] | None,
     typer.Option(help="What joins the ends (default: open; periodic for a fit)."),
 ]
+Coupling = Annotated[float | None, typer.Option("--J", help="Coupling of neighbours.")]
+Field = Annotated[float | None, typer.Option("--h", help="Field (default: 0).")]
+Temperature = Annotated[float | None, typer.Option(help="In units of J (default: 1).")]
+NSites = Annotated[int | None, typer.Option(help="Sites (default: infinite).")]
+NExperts = Annotated[int | None, typer.Option(help="States of a Potts chain.")]
+TopK = Annotated[int | None, typer.Option(help="Experts that a site of a Potts chain holds.")]
+Alpha = Annotated[float | None, typer.Option(help="Couplings fall as r**-alpha.")]
+Length = Annotated[float | None, typer.Option(help="Couplings fall as exp(-(r - 1)/length).")]
 
 # Of a fitted chain nothing else can be changed and it still be that of the fit.
 _OF_A_FIT = ("n_sites", "temperature")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Algorithm",
+    "AlgorithmName",
     "Alpha",
     "Equilibration",
     "Field",
@@ -53,8 +54,9 @@ Alpha = Annotated[str | None, typer.Option(help="Couplings fall as r**-alpha.", 
 Length = Annotated[
     str | None, typer.Option(help="Couplings fall as exp(-(r - 1)/length).", **_GRID)
 ]
+AlgorithmName = Literal["exact", "heat-bath", "metropolis", "wolff", "swendsen-wang"]
 Algorithm = Annotated[
-    Literal["exact", "heat-bath", "metropolis", "wolff", "swendsen-wang"] | None,
+    AlgorithmName | None,
     typer.Option(help="Sample instead of solving exactly.", **_SAMPLED),
 ]
 Samples = Annotated[

@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import isingmoe as im
-from isingmoe.cli._chain_options import (
-    Boundary,
-    ChainKind,
-    Expert,
-    FitFile,
-    Layer,
-    chosen_chain,
-)
+from isingmoe.cli import _chain_options as options
 from isingmoe.cli._options import (
     Json,
     Output,
@@ -29,16 +22,19 @@ if TYPE_CHECKING:
 
 
 def solve(
-    fit: FitFile = None,
-    layer: Layer = None,
-    expert: Expert = None,
-    chain: ChainKind = None,
-    J: Annotated[float | None, typer.Option("--J", help="Coupling of neighbours.")] = None,
-    h: Annotated[float | None, typer.Option("--h", help="Field (default: 0).")] = None,
-    n_experts: Annotated[int | None, typer.Option(help="States of a Potts chain.")] = None,
-    n_sites: Annotated[int | None, typer.Option(help="Sites (default: infinite).")] = None,
-    boundary: Boundary = None,
-    temperature: Annotated[float | None, typer.Option(help="In units of J (default: 1).")] = None,
+    fit: options.FitFile = None,
+    layer: options.Layer = None,
+    expert: options.Expert = None,
+    chain: options.ChainKind = None,
+    J: options.Coupling = None,
+    h: options.Field = None,
+    temperature: options.Temperature = None,
+    n_sites: options.NSites = None,
+    n_experts: options.NExperts = None,
+    top_k: options.TopK = None,
+    alpha: options.Alpha = None,
+    length: options.Length = None,
+    boundary: options.Boundary = None,
     max_distance: Annotated[
         int | None,
         typer.Option(min=0, help="Largest distance of C(d) (default: 128, or the chain's)."),
@@ -51,6 +47,8 @@ def solve(
 
     Example: isingmoe solve --chain ising --J 0.6 --h 0.1 --n-sites 256 --boundary periodic
 
+    Example: isingmoe solve --chain potts --n-experts 5 --top-k 2 --J 0.4 --n-sites 100
+
     Example: isingmoe solve fit.nc --layer 7
     """
     from isingmoe._storage import write_dataset
@@ -60,11 +58,14 @@ def solve(
     values = {
         "J": J,
         "h": h,
-        "n_experts": n_experts,
-        "n_sites": n_sites,
         "temperature": temperature,
+        "n_sites": n_sites,
+        "n_experts": n_experts,
+        "top_k": top_k,
+        "alpha": alpha,
+        "length": length,
     }
-    chosen = chosen_chain(fit, layer, expert, chain, boundary, values)
+    chosen = options.chosen_chain(fit, layer, expert, chain, boundary, values)
     exact = im.solve(chosen, max_distance=max_distance)
     if output is not None:
         write_dataset(exact, output, overwrite=overwrite)
