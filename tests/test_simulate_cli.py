@@ -67,8 +67,8 @@ def test_a_chain_of_a_fit(run_cli, tmp_path):
         ),
         (
             ["--J", -1, "--n-sites", 9, "--algorithm", "wolff"],
-            "J: expected a ferromagnetic coupling for Wolff, got -2 for equal labels at distance 1; "
-            "use HeatBath()",
+            "J: expected a ferromagnetic coupling for Wolff, got -2 for equal labels at "
+            "distance 1; use HeatBath()",
         ),
         (
             ["--J", -1, "--n-sites", 9, "--algorithm", "swendsen-wang"],
