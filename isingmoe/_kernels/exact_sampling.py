@@ -10,6 +10,7 @@ eight rows at a time hide that. What bounds the kernel then is the generator.
 import numba as nb
 import numpy as np
 
+from isingmoe._kernels.alias import alias_columns
 from isingmoe._kernels.messages import ahead
 from isingmoe._kernels.random import loaded, next_word, stored, unit
 
@@ -44,50 +45,25 @@ def returns(transition, n_steps):
 
 @nb.njit(cache=True, nogil=True)
 def alias_tables(probability):
-    """Alias tables of distributions (Vose, IEEE Trans. Softw. Eng. 17, 972 (1991)).
+    """Alias tables of the letters after each window.
 
     Parameters
     ----------
     probability : float64 array (S, Q)
-        Rows sum to one.
 
     Returns
     -------
     threshold : uint32 array (S, Q)
-        A column is kept where 32 random bits do not exceed it.
+        A column stands for its own letter where 32 random bits do not exceed it.
     alias : uint16 array (S, Q)
-        The letter that is taken where they do.
+        The letter that it else stands for.
     """
-    n_windows, n_letters = probability.shape
-    threshold = np.empty((n_windows, n_letters), np.uint32)
-    alias = np.empty((n_windows, n_letters), np.uint16)
-    small = np.empty(n_letters, np.int64)
-    large = np.empty(n_letters, np.int64)
-    for x in range(n_windows):
-        share = probability[x] * n_letters
-        n_small = n_large = 0
-        for b in range(n_letters):
-            if share[b] < 1:
-                small[n_small] = b
-                n_small += 1
-            else:
-                large[n_large] = b
-                n_large += 1
-        while n_small and n_large:
-            n_small -= 1
-            less, more = small[n_small], large[n_large - 1]
-            # A letter that cannot be has itself replaced at every value of the bits.
-            threshold[x, less] = np.uint32(min(share[less] * _TO_THRESHOLD, 4294967295.0))
-            alias[x, less] = more
-            share[more] -= 1 - share[less]
-            if share[more] < 1:
-                n_large -= 1
-                small[n_small] = more
-                n_small += 1
-        for rest, size in ((small, n_small), (large, n_large)):
-            for i in range(size):
-                threshold[x, rest[i]] = np.uint32(4294967295)
-                alias[x, rest[i]] = rest[i]
+    threshold = np.empty(probability.shape, np.uint32)
+    alias = np.empty(probability.shape, np.uint16)
+    for x in range(len(probability)):
+        share, alias[x] = alias_columns(probability[x], probability.shape[1])
+        for b in range(len(share)):
+            threshold[x, b] = np.uint32(min(share[b] * _TO_THRESHOLD, 4294967295.0))
     return threshold, alias
 
 

@@ -9,6 +9,7 @@ on. With one the order is sequential; 0 stands for a random site at every step.
 import numba as nb
 import numpy as np
 
+from isingmoe._kernels.alias import alias_columns
 from isingmoe._kernels.fields import exponentiate, field_counts, label_fields, swap_gain
 from isingmoe._kernels.random import loaded, next_word, stored, unit
 
@@ -146,41 +147,13 @@ def alias_entries(weight):
     uint64 array (distribution, q)
         Of a label drawn uniformly and 64 random bits: the label stands where the bits are
         below its entry, and else gives way to the one in the entry's lower 8 bits.
-
-    References
-    ----------
-    M. D. Vose, IEEE Trans. Softw. Eng. 17, 972 (1991).
     """
-    n_distributions, q = weight.shape
-    entry = np.empty((n_distributions, q), np.uint64)
-    share = np.empty(q)
-    short = np.empty(q, np.int64)
-    long = np.empty(q, np.int64)
-    for d in range(n_distributions):
-        total = weight[d].sum()
-        n_short = n_long = 0
-        for a in range(q):
-            share[a] = weight[d, a] / total * q
-            if share[a] < 1:
-                short[n_short] = a
-                n_short += 1
-            else:
-                long[n_long] = a
-                n_long += 1
-        while n_short and n_long:
-            a, b = short[n_short - 1], long[n_long - 1]
-            entry[d, a] = (np.uint64(share[a] * 2.0**56) << _EIGHT) | np.uint64(b)
-            n_short -= 1
-            share[b] -= 1 - share[a]
-            if share[b] < 1:
-                n_long -= 1
-                short[n_short] = b
-                n_short += 1
-        # What is left over has a share of one but for rounding.
-        for a in short[:n_short]:
-            entry[d, a] = ~_ALIAS | np.uint64(a)
-        for a in long[:n_long]:
-            entry[d, a] = ~_ALIAS | np.uint64(a)
+    entry = np.empty(weight.shape, np.uint64)
+    for d in range(len(weight)):
+        share, other = alias_columns(weight[d], weight.shape[1])
+        for a in range(len(share)):
+            stands = ~_ALIAS if other[a] == a else np.uint64(share[a] * 2.0**56) << _EIGHT
+            entry[d, a] = stands | np.uint64(other[a])
     return entry
 
 
