@@ -80,7 +80,7 @@ class _ExactSampler:
     offset = 0.0
 
     def __init__(self, chain: Chain) -> None:
-        self._windows = windows = Windows.of(chain)
+        self.windows = windows = Windows.of(chain)
         self._n_sites = int(chain.n_sites)  # type: ignore[arg-type]
         self._is_ring = chain.boundary == "periodic"
         self._dtype = label_dtype(chain.n_states)
@@ -108,7 +108,7 @@ class _ExactSampler:
 
     def _field_messages(self) -> NDArray:
         """Messages from an open end, with a field for each site."""
-        windows, n = self._windows, self._n_sites
+        windows, n = self.windows, self._n_sites
         # Over one common scale, as rows are compared with each other.
         bonds = np.exp(windows.step - windows.step.max())
         messages = np.ones((max(n - windows.reach, 0) + 1, windows.n_windows))
@@ -119,13 +119,13 @@ class _ExactSampler:
 
     def _messages_to(self, first: int) -> NDArray:
         """Messages round a ring, back to its first window."""
-        end = np.zeros(self._windows.n_windows)
+        end = np.zeros(self.windows.n_windows)
         end[first] = 1 / self._right[first]
         return backward_messages(self._weight, end, self._n_sites, _SETTLED)
 
     def _open_first(self, right: NDArray) -> NDArray:
         """Windows of the first sites, from what is inside them and what follows."""
-        windows = self._windows
+        windows = self.windows
         log_weight = windows.first.copy()
         for r in range(1, windows.reach + 1):
             site = windows.site[0 if self._is_alike else windows.reach - r]
@@ -141,8 +141,8 @@ class _ExactSampler:
             return _cumulative(infinite.stationary)
         if infinite.windows.n_windows > _FEW_WINDOWS:
             return _cumulative(returns(infinite.transition, n))
-        whole = np.zeros((self._windows.n_windows,) * 2)
-        np.put_along_axis(whole, _followers(self._windows), infinite.transition, axis=1)
+        whole = np.zeros((self.windows.n_windows,) * 2)
+        np.put_along_axis(whole, _followers(self.windows), infinite.transition, axis=1)
         return _cumulative(np.diag(np.linalg.matrix_power(whole, n)).copy())
 
     def start(self, words: NDArray[np.uint64]) -> NDArray:
@@ -156,7 +156,7 @@ class _ExactSampler:
         self, state: NDArray, words: NDArray[np.uint64], out: NDArray, n_sweeps: int
     ) -> None:
         """Fill `out` with independent samples; more sweeps would make no difference."""
-        windows, n = self._windows, self._n_sites
+        windows, n = self.windows, self._n_sites
         letters = out
         if self._top_k > 1:
             letters = np.empty(out.shape[:2], label_dtype(windows.n_letters))
@@ -184,7 +184,7 @@ class _ExactSampler:
         letters: NDArray,
     ) -> None:
         """Draw the sites after the first window in some rows."""
-        start, n = self._windows.reach, self._n_sites
+        start, n = self.windows.reach, self._n_sites
         # The letters to come after the last site: those that lead back round a ring.
         beyond = start if self._is_ring else 0
         n_alike = max(n - start - (len(messages) - 1 - beyond), 0) if self._is_alike else 0

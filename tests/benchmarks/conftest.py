@@ -1,4 +1,4 @@
-"""Data for the benchmarks, and a summary in tokens per second and as ratios."""
+"""Data for the benchmarks, and a summary in items per second and as ratios."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def traces(states):
 
 @pytest.fixture
 def run(benchmark):
-    """Time a call after warm-up rounds, and note how many tokens it went through."""
+    """Time a call after warm-up rounds, and note how many tokens or sites it went through."""
 
     def timed(function, n_tokens=N_SEQUENCES * LENGTH, rounds=25):
         benchmark.extra_info["n_tokens"] = n_tokens
@@ -56,7 +56,7 @@ def pytest_terminal_summary(terminalreporter, config):
             rate = bench.extra_info["n_tokens"] / bench.stats.median / 1e6
             groups.setdefault(bench.group, []).append((bench.name, rate))
     for group, rows in groups.items():
-        terminalreporter.section(f"{group}: million tokens per second, median")
+        terminalreporter.section(f"{group}: millions per second, median")
         ours = max((rate for name, rate in rows if "isingmoe" in name), default=None)
         for name, rate in sorted(rows, key=lambda row: -row[1]):
             ratio = f"   isingmoe is {ours / rate:.1f} times this" if ours else ""
