@@ -52,6 +52,9 @@ CHAINS = {
     ),
     "no coupling": IsingChain(J=0.0, h=0.3, n_sites=6),
     "no coupling, no field": PottsChain(J=0.0, n_experts=3, n_sites=4),
+    # Where a sweep of one cluster would flip one site, and two sweeps an even number.
+    "spins alone": IsingChain(J=0.0, n_sites=5),
+    "one spin": IsingChain(J=1.0, n_sites=1),
     "one site": IsingChain(J=1.0, h=0.3, n_sites=1),
     "one site, no field": PottsChain(J=1.0, n_experts=3, n_sites=1, decay=power_law(1)),
     "two sites": IsingChain(J=0.7, h=-0.2, n_sites=2, decay=power_law(2.0)),
