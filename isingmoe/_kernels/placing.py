@@ -14,6 +14,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from isingmoe._kernels.alias import alias_columns
 from isingmoe._kernels.prefetch import prefetch
 from isingmoe._kernels.random import next_word
 
@@ -66,7 +67,7 @@ class Events(NamedTuple):
 def walker_table(weights, n_columns):
     """Table that draws an index with a chance in proportion to its weight.
 
-    A. J. Walker, ACM Trans. Math. Softw. 3, 253 (1977). A column holds, in one word, the
+    A column holds, in one word, the
     chance of its own index in units of 2**-32 (upper half) and the other index that it may
     give (lower half). A column rounds its chance by no more than 2**-32 / n_columns.
 
@@ -81,28 +82,7 @@ def walker_table(weights, n_columns):
     -------
     uint64 array (n_columns,)
     """
-    share = np.zeros(n_columns)
-    share[: len(weights)] = weights * (n_columns / weights.sum())
-    other = np.arange(n_columns)
-    small = np.empty(n_columns, np.int64)
-    large = np.empty(n_columns, np.int64)
-    n_small = n_large = 0
-    for i in range(n_columns):
-        if share[i] < 1.0:
-            small[n_small] = i
-            n_small += 1
-        else:
-            large[n_large] = i
-            n_large += 1
-    while n_small and n_large:
-        n_small -= 1
-        short, long = small[n_small], large[n_large - 1]
-        other[short] = long
-        share[long] -= 1.0 - share[short]
-        if share[long] < 1.0:
-            n_large -= 1
-            small[n_small] = long
-            n_small += 1
+    share, other = alias_columns(weights, n_columns)
     table = np.empty(n_columns, np.uint64)
     for i in range(n_columns):
         # A column of one index only names it twice.
