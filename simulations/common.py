@@ -37,7 +37,7 @@ class Study:
 
     def draw(self, name: str, figure: Any) -> None:
         """Write a figure as PNG."""
-        figure.savefig(self.output / name, dpi=120, bbox_inches="tight")
+        figure.savefig(self.output / name, dpi=120)
 
     def conclude(self, summary: dict[str, Any]) -> None:
         """Write the numbers of the README, and print them."""

@@ -67,9 +67,9 @@ class Events(NamedTuple):
 def walker_table(weights, n_columns):
     """Table that draws an index with a chance in proportion to its weight.
 
-    A column holds, in one word, the
-    chance of its own index in units of 2**-32 (upper half) and the other index that it may
-    give (lower half). A column rounds its chance by no more than 2**-32 / n_columns.
+    A column holds, in one word, the chance of its own index in units of 2**-32 (upper half)
+    and the other index that it may give (lower half). It rounds its chance by no more than
+    2**-32 / n_columns.
 
     Parameters
     ----------
