@@ -21,7 +21,7 @@ Array = NDArray[np.floating]
 BINS = np.linspace(0.0, 1.2, 121)
 
 # Reweighting ends where the effective sample is so small a part of the whole.
-_LEAST_SHARE = 0.1
+_LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True)

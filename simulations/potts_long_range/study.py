@@ -41,10 +41,10 @@ RUNS = {
         2048: (1.3717, 8_000, 8),
     },
     64: {
-        32: (2.42, 6_000, 25),
-        64: (2.384, 10_000, 60),
-        128: (2.381, 12_000, 60),
-        256: (2.3805, 9_000, 60),
+        16: (2.5, 6_000, 20),
+        32: (2.428, 6_000, 30),
+        64: (2.376, 10_000, 60),
+        128: (2.369, 25_000, 60),
     },
 }
 QUICK = {
@@ -119,7 +119,7 @@ def measured(
     J = heat["specific_heat_at"]
     # From the nearest on, which is kept if there is one peak at all of them.
     distance = np.abs(np.log(couplings / J))
-    near = couplings[np.argsort(distance)][: int((distance < 0.02).sum())][::2]
+    near = couplings[np.argsort(distance)][: int((distance < 0.03).sum())][::2]
     pair = jackknife(run, lambda part: peaks(part, near))
     ground_state = run.total * J
     numbers = {
