@@ -42,6 +42,8 @@ def untracked(steps: Iterable[Any], what: str) -> Iterable[Any]:
 _FEW_WINDOWS = 256
 # The work of a power iteration, about seconds of it, before matrices are squared instead.
 _MOST_WORK = 4e9
+# Steps of power iteration after the squaring.
+_FINISH = 500
 _N_MODES, _KRYLOV = 6, 64
 
 
@@ -140,11 +142,7 @@ def stationary_chain(windows: Windows, track: Track = untracked) -> StationaryCh
     R. J. Baxter, Exactly Solved Models in Statistical Mechanics (1982), chapter 2.
     """
     log_weight = windows.step + windows.site[0]
-    vectors = None if windows.n_windows <= _FEW_WINDOWS else _iterated(log_weight)
-    if vectors is None:
-        matrix = _matrix(windows, log_weight, -np.inf)
-        vectors = leading_vectors(matrix, lambda steps: track(steps, "leading eigenvector"))
-    log_eigenvalue, right, left = vectors
+    log_eigenvalue, right, left = _leading(windows, log_weight, track)
     transition = np.exp(log_weight - log_weight.max()) * right[next_windows(windows)]
     stationary = left * right
     total = transition.sum(1, keepdims=True)
@@ -152,10 +150,8 @@ def stationary_chain(windows: Windows, track: Track = untracked) -> StationaryCh
         raise out_of_range(windows)
     transition /= total
     stationary /= stationary.sum()
-    spectrum, length = _spectrum(windows, transition, float(log_eigenvalue))
-    return StationaryChain(
-        windows, float(log_eigenvalue), right, transition, stationary, spectrum, length
-    )
+    spectrum, length = _spectrum(windows, transition, log_eigenvalue)
+    return StationaryChain(windows, log_eigenvalue, right, transition, stationary, spectrum, length)
 
 
 def out_of_range(windows: Windows) -> ValueError:
@@ -187,20 +183,26 @@ def transition_matrix(infinite: StationaryChain) -> Array:
     return _matrix(infinite.windows, infinite.transition)
 
 
-def _iterated(log_weight: Array) -> tuple[Array, Array, Array] | None:
-    """Leading eigenvalue and eigenvectors by power iteration; None where it is too slow."""
+def _leading(windows: Windows, log_weight: Array, track: Track) -> tuple[float, Array, Array]:
+    """Logarithm of the leading eigenvalue, right and left eigenvector."""
     shift = log_weight.max()
     weight = np.exp(log_weight - shift)
-    n_steps = max(1000, int(_MOST_WORK / weight.size))
-    right, is_settled = leading_vector(weight, False, n_steps)
+    right = left = np.ones(len(weight))
+    is_settled = False
+    if windows.n_windows > _FEW_WINDOWS:
+        n_steps = max(1000, int(_MOST_WORK / weight.size))
+        right, is_settled = leading_vector(weight, right, False, n_steps)
+        if is_settled:
+            left, is_settled = leading_vector(weight, left, True, n_steps)
     if not is_settled:
-        return None
-    left, is_settled = leading_vector(weight, True, n_steps)
-    if not is_settled:
-        return None
+        matrix = _matrix(windows, log_weight, -np.inf)
+        _, right, left = leading_vectors(matrix, lambda steps: track(steps, "leading eigenvector"))
+        # Squares forget the sign of eigenvalues, and take nearly opposite ones for nearly equal.
+        right, _ = leading_vector(weight, right, False, _FINISH)
+        left, _ = leading_vector(weight, left, True, _FINISH)
     following = np.empty_like(right)
     ahead(weight, right, following)
-    return shift + np.log((left @ following) / (left @ right)), right, left
+    return float(shift + np.log((left @ following) / (left @ right))), right, left
 
 
 def _spectrum(

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from isingmoe._kernels.messages import averaged, gathered, meeting
 from isingmoe.infinite import (
     Solution,
     StationaryChain,
     Track,
-    average,
     correlations,
     moments,
     next_windows,
@@ -27,6 +27,7 @@ Array = NDArray[np.floating]
 _FEW_WINDOWS = 256
 # Numbers held in the messages from a block of windows.
 _BLOCK = 1 << 25
+_WIDEST = 64
 # Logarithm of what is lost in rounding, with a margin.
 _LOST = 46
 
@@ -166,70 +167,73 @@ def _by_power(infinite: StationaryChain, n_sites: int, longest: int) -> Solution
 def _by_start(infinite: StationaryChain, n_sites: int, longest: int, track: Track) -> Solution:
     """Walks round the ring from each window back to it, many windows at a time.
 
-    The walks carry the first two derivatives by the log-weight. Walks that have gone half the
-    way round are kept, and met by those that come from the other side: all distances between
-    two sites, whose covariances add up to the variance of the sum.
+    Walks that have gone up to half the way are kept, and met by those that come from the
+    other side: all pairs of sites, whose covariances add up to the variances of the sums. So
+    do those of the log-weights of two steps, of which one walk begins with one of them, and
+    the other with the other.
     """
-    windows, transition = infinite.windows, infinite.transition
+    windows, half = infinite.windows, n_sites // 2
     n_windows, n_letters = windows.n_windows, windows.n_letters
     log_mean, _, centre, _ = moments(infinite)
-    excess = infinite.log_weight - log_mean
-    first, second = transition * excess, transition * excess**2
-    half = n_sites // 2
+    chance, excess = _by_rest(infinite.transition), _by_rest(infinite.log_weight - log_mean)
+    tilted, squared = chance * excess, chance * excess**2
     value = windows.observable - centre[:, None]
     law = np.empty(n_windows)
-    d_log = dd_log = 0.0
+    log_shift, log_product = 0.0, np.zeros(half + 1)
     product = np.zeros((half + 1, len(value)))
-    width = max(1, min(n_windows, _BLOCK // ((half + 1) * n_windows)))
+    width = max(1, min(_WIDEST, n_windows, _BLOCK // (2 * (half + 1) * n_windows)))
+    room, room_of_tilted = np.empty((2, half + 1, n_windows, width))
     for low in track(range(0, n_windows, width), "windows"):
         starts = np.arange(low, min(low + width, n_windows))
-        column = np.arange(len(starts))
-        unit = np.zeros((n_windows, len(starts)))
-        unit[starts, column] = 1
-        walks = np.empty((half + 1, *unit.shape))
-        walk, slope, curve = unit, np.zeros_like(unit), np.zeros_like(unit)
-        for step in range(n_sites):
-            if step <= half:
-                walks[step] = walk
-            curve = _onward(transition, curve) + 2 * _onward(first, slope) + _onward(second, walk)
-            slope = _onward(transition, slope) + _onward(first, walk)
-            walk = _onward(transition, walk)
-        law[starts] = walk[starts, column]
-        d_log += slope[starts, column].sum()
-        dd_log += curve[starts, column].sum()
+        n_starts, place = len(starts), (starts, np.arange(len(starts)))
         left = value[:, windows.letter(1)[starts]]
-        coming = unit
-        for step in range(1, n_sites + 1):
-            coming = average(transition, coming)
-            d = n_sites - step
+        back, next_back, other = np.zeros((3, n_windows, n_starts))
+        back[place] = 1
+        walks, tilted_walks = room[..., :n_starts], room_of_tilted[..., :n_starts]
+        walks[0] = back
+        for d in range(half):
+            gathered(chance, walks[d], walks[d + 1])
+            if d == 0:
+                gathered(tilted, back, tilted_walks[1])
+            else:
+                gathered(chance, tilted_walks[d], tilted_walks[d + 1])
+        for d in range(n_sites - 1, -1, -1):
             if d <= half:
-                met = (walks[d] * coming).reshape(-1, n_letters, len(starts)).sum(0)
+                averaged(tilted, back, n_starts, other, 0)
+                log_product[d] += meeting(tilted_walks[d], other, 1).sum() if d else 0.0
+            if d == 0:
+                log_shift += other[place].sum()
+                averaged(squared, back, n_starts, other, 0)
+                log_product[0] += other[place].sum()
+            averaged(chance, back, n_starts, next_back, 0)
+            back, next_back = next_back, back
+            if d <= half:
+                met = meeting(walks[d], back, n_letters)
                 product[d] += ((value @ met) * left).sum(1)
+        law[starts] = back[place]
     z = law.sum()
     law /= z
-    d_log, dd_log, product = d_log / z, dd_log / z, product / z
     marginal = np.bincount(windows.letter(1), law, n_letters)
-    shift = value @ marginal
-    covariance = product - shift**2
-    weight = np.full(half + 1, 2.0)
-    weight[0] = 1
+    shift, log_shift = value @ marginal, log_shift / z
+    covariance = product / z - shift**2
+    # Every distance but none and half way round is there on both sides.
+    sides = np.full(half + 1, 2.0)
+    sides[0] = 1
     if n_sites % 2 == 0:
-        weight[half] = 1
+        sides[half] = 1
     return Solution(
         math.log(z) + n_sites * infinite.log_eigenvalue,
-        log_mean + d_log / n_sites,
-        max((dd_log - d_log**2) / n_sites, 0.0),
+        log_mean + log_shift,
+        max(float(sides @ (log_product / z - log_shift**2)), 0.0),
         centre + shift,
-        np.maximum(weight @ covariance, 0),
+        np.maximum(sides @ covariance, 0),
         (windows.held @ marginal)[None],
         covariance[: longest + 1],
     )
 
 
-def _onward(weight: Array, value: Array) -> Array:
-    """Columns (S, k) summed over the letter left behind."""
+def _by_rest(weight: Array) -> Array:
+    """Numbers (S, Q) with the letter left behind after the rest of the window, (S/Q, Q, Q)."""
     n_windows, n_letters = weight.shape
-    rest = n_windows // n_letters
-    step = weight.reshape(n_letters, rest, n_letters).transpose(1, 2, 0)
-    summed = step @ value.reshape(n_letters, rest, -1).transpose(1, 0, 2)
-    return summed.reshape(n_windows, -1)
+    shape = n_letters, n_windows // n_letters, n_letters
+    return np.ascontiguousarray(weight.reshape(shape).transpose(1, 0, 2))

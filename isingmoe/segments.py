@@ -15,6 +15,7 @@ from isingmoe.infinite import (
     Solution,
     StationaryChain,
     Track,
+    next_windows,
     out_of_range,
     transition_matrix,
     untracked,
@@ -27,14 +28,15 @@ Array = NDArray[np.floating]
 # Numbers held in the messages of a stretch, and in the columns of a group of observables.
 _STRETCH, _COLUMNS = 1 << 24, 1 << 25
 # Additions between two moves of a progress bar.
-_WORK = 2e8
-_EPSILON = float(np.finfo(float).eps)
+_WORK = 4e9
+# Of a law, for each site that it remembers.
+_ROUNDING = 128 * float(np.finfo(float).eps)
 # Farther from the law of the infinite chain than this nothing has settled.
 _COARSEST = 1e-9
 # Times a memory after which what is left of the ends is lost in rounding.
-_LOST = 45
+_LOST, _MARGIN = 45, 8
 # Correlations that are smaller everywhere add nothing to any sum.
-_NOTHING = 1e-24
+_NOTHING, _GONE = 1e-24, 55
 
 
 def solve_open(
@@ -74,13 +76,13 @@ def solve_open(
     one stands for many.
     """
     line = _line(windows, infinite, n_sites)
-    fold = _folded(line, longest)
-    observable = windows.observable
-    by_power = windows.reach == 1 and infinite is not None
+    observable, by_power = windows.observable, windows.reach == 1 and infinite is not None
+    lasting = longest if by_power else min(longest, _lasting(line, longest))
+    fold = _folded(line, lasting)
     by_power = by_power and fold.n_sites * windows.n_windows <= 2 * _STRETCH
     group = len(observable)
     if not by_power:
-        group = max(1, min(group, _COLUMNS // max(1, longest * windows.n_windows)))
+        group = max(1, min(group, _COLUMNS // max(1, lasting * windows.n_windows)))
     log_z, opening, starts = _forward(line, fold)
     marginal, cumulant = np.empty(0), np.empty(0)
     pairs = np.zeros((longest + 1, len(observable)))
@@ -88,11 +90,11 @@ def solve_open(
         chosen = slice(first, first + group)
         summed = observable if first == 0 else observable[:0]
         paired = observable[:0] if by_power else observable[chosen]
-        found = _backward(line, fold, opening, starts, summed, paired, longest, track)
+        found = _backward(line, fold, opening, starts, summed, paired, lasting, track)
         if first == 0:
             marginal, cumulant = found[0], found[1] / n_sites
         if not by_power:
-            pairs[:, chosen] = found[2]
+            pairs[: lasting + 1, chosen] = found[2]
     if by_power and infinite is not None:
         pairs = _pairs_by_power(line, fold, infinite, opening, longest, track)
     mean, variance = cumulant[0], cumulant[1]
@@ -159,8 +161,12 @@ def _line(windows: Windows, infinite: StationaryChain | None, n_sites: int) -> _
         return _Line(windows, None, n_sites, weight, windows.step, factor, site, end)
     none = np.zeros((1, windows.n_letters))
     end = infinite.right.min() / infinite.right
-    log_weight = infinite.log_weight
-    return _Line(windows, infinite, n_sites, infinite.transition, log_weight, none + 1, none, end)
+    log_weight, right = infinite.log_weight, infinite.right
+    # Rows that sum to one but for rounding are left as they are: whatever error there is in
+    # the eigenvector cancels along the chain.
+    balance = np.exp(log_weight - infinite.log_eigenvalue) / right[:, None]
+    weight = balance * right[next_windows(windows)]
+    return _Line(windows, infinite, n_sites, weight, log_weight, none + 1, none, end)
 
 
 @dataclass(frozen=True)
@@ -189,12 +195,14 @@ def _folded(line: _Line, longest: int) -> _Fold:
     if infinite is None:
         return plain
     memory, reach = infinite.memory, line.windows.reach
-    tolerance = 8 * _EPSILON * (1 + memory)
+    tolerance = _ROUNDING * (1 + memory)
     if tolerance > _COARSEST or 2 * _LOST * memory > n:
         return plain
     law = _opened(line)[0][-1]
-    n_left = _settled_after(line, law, tolerance)
-    n_right = _constant_after(line, tolerance)
+    # A little farther than within the tolerance.
+    margin = math.ceil(_MARGIN * memory)
+    n_left = _settled_after(line, law, tolerance) + margin
+    n_right = _constant_after(line, tolerance) + margin
     # The means of the sums to come settle after the messages that they are made with.
     n_right += math.ceil(_LOST * memory) + 4 * reach + max(n_left, n_right)
     bulk = reach - 1 + n_left
@@ -210,11 +218,12 @@ def _settled_after(line: _Line, law: Array, tolerance: float) -> int:
     """Steps after which the forward messages are those of the infinite chain."""
     done = 0
     while done < line.n_sites:
+        count = min(_stretch(line), line.n_sites - done)
         messages, _ = forward_messages(
-            line.weight, line.factor, 0, law, _stretch(line), line.limit, tolerance
+            line.weight, line.factor, 0, law, count, line.limit, tolerance
         )
         done += len(messages)
-        if len(messages) < _stretch(line):
+        if len(messages) < count:
             break
         law = messages[-1].copy()
     return done
@@ -224,9 +233,10 @@ def _constant_after(line: _Line, tolerance: float) -> int:
     """Steps from the end after which all windows have the same chances ahead of them."""
     done, message = 0, line.end
     while done < line.n_sites:
-        messages = backward_messages(line.weight, message, _stretch(line), tolerance)
+        count = min(_stretch(line), line.n_sites - done)
+        messages = backward_messages(line.weight, message, count, tolerance)
         done += len(messages) - 1
-        if len(messages) <= _stretch(line):
+        if len(messages) <= count:
             break
         message = messages[-1].copy()
     return done
@@ -258,8 +268,9 @@ def _forward(line: _Line, fold: _Fold) -> tuple[float, Array, list[Array]]:
         starts.append(law)
         messages, log_scale = _messages(line, fold, first, law)
         law = messages[-1].copy()
-        if line.infinite is None:
-            log_z += log_scale.sum()
+        log_z += log_scale.sum()
+        if first <= fold.bulk < first + len(messages):
+            log_z += fold.repeats * log_scale[fold.bulk - first]
     last = law @ line.end
     if not last > 0 or not math.isfinite(log_z):
         raise out_of_range(line.windows)
@@ -319,7 +330,7 @@ def _backward(
             covariance,
         )
 
-    width = 1 + len(summed) + len(paired) * min(longest, _lasting(line, longest))
+    width = 1 + len(summed) + len(paired) * longest
     chunk = max(1, int(_WORK / (line.weight.size * width)))
     parts = [
         (stretch, first)
@@ -349,7 +360,7 @@ def _lasting(line: _Line, longest: int) -> int:
     """Distance at which the correlations are lost, as far as it is known."""
     if line.infinite is None or not math.isfinite(line.infinite.memory):
         return longest
-    return math.ceil(_LOST * line.infinite.memory)
+    return math.ceil(_GONE * line.infinite.memory)
 
 
 def _pairs_by_power(

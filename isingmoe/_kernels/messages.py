@@ -10,7 +10,9 @@ import numpy as np
 # Below this change a step is slow, or lost in rounding.
 _NEARLY, _SETTLED = 1e-8, 1e-14
 # From these sizes on a library's matrix product beats loops.
-_WIDE, _TALL = 8, 16
+_WIDE, _TALL = 8, 256
+# Columns gone through together, so that they stay in the cache.
+_STRIP = 128
 
 
 @nb.njit(cache=True, nogil=True)
@@ -40,11 +42,13 @@ def ahead(weight, message, out):
 
 
 @nb.njit(cache=True, nogil=True)
-def leading_vector(weight, is_left, n_steps):
+def leading_vector(weight, start, is_left, n_steps):
     """Leading left or right eigenvector of the weights by power iteration.
 
-    Once a step changes no element by more than 1e-14 of it, the iteration goes on for as
-    long as it took from 1e-8 to there: what is left of the slowest mode is then lost.
+    Each step takes the mean of a vector and of its product with the weights, so that modes
+    of the opposite sign, as of antiferromagnets, die at once. When a step changes no element
+    by more than 1e-14 of it, the iteration goes on for as long as it took from 1e-8 to
+    there: what is left of the slowest mode is then lost.
 
     Returns
     -------
@@ -53,17 +57,20 @@ def leading_vector(weight, is_left, n_steps):
     is_settled : bool
         False if `n_steps` were not enough.
     """
-    n_windows = len(weight)
-    vector, new = np.ones(n_windows), np.empty(n_windows)
+    vector, new = start / start.max(), np.empty_like(start)
     near, more = -1, -1
     for step in range(n_steps):
         if is_left:
             onward(weight, vector, new)
         else:
             ahead(weight, vector, new)
-        largest = new.max()
+        scale = vector.sum() / new.sum()
+        largest = 0.0
+        for x in range(new.size):
+            new[x] = (new[x] * scale + vector[x]) / 2
+            largest = max(largest, new[x])
         change = 0.0
-        for x in range(n_windows):
+        for x in range(new.size):
             new[x] /= largest
             if new[x] > 0:
                 change = max(change, abs(new[x] - vector[x]) / new[x])
@@ -185,24 +192,63 @@ def averaged(weight, value, width, out, shift):
             for a in range(n_letters):
                 out[a * rest + y, shift : shift + width] = product[a]
         return
-    for a in range(n_letters):
+    for y in range(rest):
+        for first in range(0, width, _STRIP):
+            last = min(first + _STRIP, width)
+            for a in range(n_letters):
+                summed = out[a * rest + y, shift + first : shift + last]
+                summed[:] = 0
+                for b in range(n_letters):
+                    share = weight[y, a, b]
+                    row = value[y * n_letters + b, first:last]
+                    for c in range(last - first):
+                        summed[c] += share * row[c]
+
+
+@nb.njit(cache=True, nogil=True)
+def gathered(weight, value, out):
+    """Columns of `value` summed over the letter left behind, arguments as `averaged` has them."""
+    rest, n_letters, _ = weight.shape
+    width = value.shape[1]
+    if width >= _WIDE and n_letters >= _TALL:
+        block = np.empty((n_letters, width))
         for y in range(rest):
-            x = a * rest + y
-            for c in range(width):
-                out[x, shift + c] = 0
-            for b in range(n_letters):
+            for a in range(n_letters):
+                block[a] = value[a * rest + y]
+            out[y * n_letters : (y + 1) * n_letters] = np.dot(weight[y].T, block)
+        return
+    for y in range(rest):
+        for b in range(n_letters):
+            summed = out[y * n_letters + b]
+            summed[:] = 0
+            for a in range(n_letters):
                 share = weight[y, a, b]
-                row = y * n_letters + b
+                row = value[a * rest + y]
                 for c in range(width):
-                    out[x, shift + c] += share * value[row, c]
+                    summed[c] += share * row[c]
+
+
+@nb.njit(cache=True, nogil=True)
+def meeting(left, right, n_letters):
+    """Products of columns (S, width), summed over windows with the same last letter."""
+    width = left.shape[1]
+    result = np.zeros((n_letters, width))
+    for x in range(len(left)):
+        summed, one, other = result[x % n_letters], left[x], right[x]
+        for c in range(width):
+            summed[c] += one[c] * other[c]
+    return result
 
 
 @nb.njit(cache=True, nogil=True)
 def centred(law, value, width):
     """Take the mean over a law off each of the first columns."""
-    for c in range(width):
-        mean = 0.0
-        for x in range(law.size):
-            mean += law[x] * value[x, c]
-        for x in range(law.size):
-            value[x, c] -= mean
+    mean = np.zeros(width)
+    for x in range(law.size):
+        share, row = law[x], value[x]
+        for c in range(width):
+            mean[c] += share * row[c]
+    for x in range(law.size):
+        row = value[x]
+        for c in range(width):
+            row[c] -= mean[c]

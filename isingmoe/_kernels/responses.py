@@ -136,7 +136,7 @@ def respond(
     next_total = np.empty_like(total)
     next_ages = np.empty_like(ages)
     apart = np.empty((n_windows, n_paired))
-    mean = np.empty(n_summed)
+    here, weighted = np.empty_like(covariance), np.empty(n_paired)
     for j in range(len(copies) - 1, -1, -1):
         row = j if len(factor) > 1 else 0
         _law(forward[j + 1], backward, law)
@@ -151,27 +151,33 @@ def respond(
             for x in range(n_windows):
                 apart[x, c] = paired[c, x % n_letters] - average
         if n_paired:
+            # Site by site: small terms would drown in the sums over all sites.
+            here[: n_ages + 1] = 0
             for x in range(n_windows):
+                value, old = apart[x], ages[x]
                 for c in range(n_paired):
-                    covariance[0, c] += copies[j] * law[x] * apart[x, c] ** 2
-            for x in range(n_windows):
-                share = copies[j] * law[x]
+                    weighted[c] = law[x] * value[c]
+                    here[0, c] += weighted[c] * value[c]
                 for d in range(n_ages):
+                    summed_here, first = here[d + 1], d * n_paired
                     for c in range(n_paired):
-                        covariance[d + 1, c] += share * apart[x, c] * ages[x, d * n_paired + c]
+                        summed_here[c] += weighted[c] * old[first + c]
+            for d in range(n_ages + 1):
+                for c in range(n_paired):
+                    covariance[d, c] += copies[j] * here[d, c]
 
         for c in range(n_summed):
             average = 0.0
             for b in range(n_letters):
                 average += marginal[j, b] * summed[c, b]
-            mean[c] = average
-            cumulant[0, 1 + c] += copies[j] * average
-        for x in range(n_windows):
-            for c in range(n_summed):
-                excess = summed[c, x % n_letters] - mean[c]
+            variance = 0.0
+            for x in range(n_windows):
+                excess = summed[c, x % n_letters] - average
                 later = total[x, 1 + c]
-                cumulant[1, 1 + c] += copies[j] * law[x] * excess * (excess + 2 * later)
+                variance += law[x] * excess * (excess + 2 * later)
                 total[x, 1 + c] = later + excess
+            cumulant[0, 1 + c] += copies[j] * average
+            cumulant[1, 1 + c] += copies[j] * variance
 
         _conditional(weight, factor[row], backward, before, chance)
         backward[:] = before
