@@ -32,7 +32,9 @@ _SITE_BYTES = 1 << 28
 _SERIES = ("log_weight", "log_weight_square", "label", "order", "order_square", "wave")
 
 
-def bin_edges(n_samples: int, n_sites: int, n_states: int, n_replicas: int, local: bool) -> Array:
+def bin_edges(
+    n_samples: int, n_sites: int, n_states: int, n_replicas: int, local: bool
+) -> NDArray[np.int64]:
     """Where the fine bins of a replica begin and end.
 
     With `local` every bin holds counts for each site, and there are as few as memory asks.
@@ -134,7 +136,13 @@ class Measurement:
         expected = np.fft.irfft((np.abs(padded) ** 2).sum(1), 2 * n)[: len(d)]
         return product - expected / pairs
 
-    def result(self, records: list[Record], size: Array, n_sweeps: int, independent: bool) -> Any:
+    def result(
+        self,
+        records: list[Record],
+        size: NDArray[np.integer],
+        n_sweeps: int,
+        independent: bool,
+    ) -> tuple[xr.Dataset, float]:
         """Means with their errors and autocorrelation times.
 
         Parameters

@@ -288,14 +288,22 @@ def second_moment_length(chain):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("J", [0.2, 1.5])
-@pytest.mark.parametrize("algorithm", [HeatBath(), SwendsenWang()], ids=repr)
-def test_errors_cover(J, algorithm):
-    """Over 500 runs the truth lies within one error in 68 %, far from and near criticality.
+@pytest.mark.parametrize(
+    ("J", "n_sites", "n_samples", "algorithm"),
+    [
+        (0.2, 12, 4000, HeatBath()),
+        (0.2, 12, 4000, SwendsenWang()),
+        (1.5, 64, 16_000, HeatBath()),
+        (1.5, 64, 4000, SwendsenWang()),
+    ],
+    ids=repr,
+)
+def test_errors_cover(J, n_sites, n_samples, algorithm):
+    """Over 1000 runs the truth lies within one error in 68 %, far from and near criticality.
 
     A nearest-neighbour chain is critical at T = 0: xi is 0.6 sites at J = 0.2 and 10 at 1.5.
     """
-    chain = IsingChain(J=J, n_sites=64, boundary="periodic")
+    chain = IsingChain(J=J, n_sites=n_sites, boundary="periodic")
     exact = solve(chain)
     truth = {
         "energy": float(exact["energy"]),
@@ -303,11 +311,11 @@ def test_errors_cover(J, algorithm):
         "correlation_length": second_moment_length(chain),
     }
     within = dict.fromkeys(truth, 0)
-    for seed in range(500):
+    for seed in range(1000):
         samples = simulate(
-            chain, algorithm, n_samples=20_000, n_replicas=2, max_distance=-1, seed=seed
+            chain, algorithm, n_samples=n_samples, n_replicas=2, max_distance=-1, seed=seed
         )
         for name, value in truth.items():
             within[name] += abs(samples[name] - value) < samples[f"{name}_error"]
     for name, count in within.items():
-        assert 0.64 < count / 500 < 0.72, (name, count / 500)
+        assert 0.64 < count / 1000 < 0.72, (name, count / 1000)

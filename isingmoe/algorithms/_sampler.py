@@ -26,9 +26,14 @@ class Sampler(Protocol):
         where `advance` returns that count.
     """
 
-    lanes: int
-    is_independent: bool
-    offset: float
+    @property
+    def lanes(self) -> int: ...
+
+    @property
+    def is_independent(self) -> bool: ...
+
+    @property
+    def offset(self) -> float: ...
 
     def start(self, words: NDArray[np.uint64]) -> NDArray:
         """A random state.
