@@ -19,6 +19,7 @@ __all__ = [
     "StationaryChain",
     "Track",
     "average",
+    "by_letter",
     "correlations",
     "moments",
     "next_windows",
@@ -142,11 +143,19 @@ def stationary_chain(windows: Windows, track: Track = untracked) -> StationaryCh
     R. J. Baxter, Exactly Solved Models in Statistical Mechanics (1982), chapter 2.
     """
     log_weight = windows.step + windows.site[0]
-    log_eigenvalue, right, left = _leading(windows, log_weight, track)
-    transition = np.exp(log_weight - log_weight.max()) * right[next_windows(windows)]
+    with np.errstate(all="ignore"):
+        log_eigenvalue, right, left = _leading(windows, log_weight, track)
+    transition = np.exp(log_weight - log_weight.max())
+    by_letter(transition)[...] *= right.reshape(-1, windows.n_letters)
     stationary = left * right
     total = transition.sum(1, keepdims=True)
-    if not (total > 0).all() or not stationary.sum() > 0:
+    # Of numbers that are none, every comparison is false.
+    if not (
+        np.isfinite(log_eigenvalue)
+        and right.min() > np.finfo(float).tiny
+        and total.min() > 0
+        and stationary.sum() > 0
+    ):
         raise out_of_range(windows)
     transition /= total
     stationary /= stationary.sum()
@@ -167,6 +176,15 @@ def out_of_range(windows: Windows) -> ValueError:
 def next_windows(windows: Windows) -> NDArray[np.int64]:
     """The window after each window and letter, (S, Q)."""
     return windows.after(np.arange(windows.n_windows)[:, None], np.arange(windows.n_letters))
+
+
+def by_letter(weight: Array) -> Array:
+    """Numbers (S, Q) as (Q, S/Q, Q): the letter left behind, the rest, and the next letter.
+
+    The last two are the window that follows.
+    """
+    n_letters = weight.shape[1]
+    return weight.reshape(n_letters, -1, n_letters)
 
 
 def _matrix(windows: Windows, value: Array, nothing: float = 0.0) -> Array:
@@ -294,7 +312,10 @@ def poisson_solution(infinite: StationaryChain, source: Array) -> Array:
     generator[held, held] = 1
     held_source = source.copy()
     held_source[held] = 0
-    solution = np.linalg.solve(generator, held_source)
+    try:
+        solution = np.linalg.solve(generator, held_source)
+    except np.linalg.LinAlgError:
+        raise out_of_range(infinite.windows) from None
     return solution - stationary @ solution
 
 
@@ -314,9 +335,11 @@ def moments(infinite: StationaryChain) -> tuple[float, float, Array, Array]:
     response = poisson_solution(
         infinite, np.column_stack([expected - log_mean, average(transition, value)])
     )
-    excess = log_weight - log_mean
-    later = response[:, 0][next_windows(windows)]
-    log_variance = float(stationary @ (transition * excess * (excess + 2 * later)).sum(1))
+    chance, excess = by_letter(transition), by_letter(log_weight - log_mean)
+    later = response[:, 0].reshape(-1, windows.n_letters)
+    spread = np.einsum("ayb,ayb,ayb->ay", chance, excess, excess)
+    spread += 2 * np.einsum("ayb,ayb,yb->ay", chance, excess, later)
+    log_variance = float(stationary @ spread.ravel())
     variance = stationary @ (value * (value + 2 * response[:, 1:]))
     # Rounding can take a variance that is zero below it.
     return log_mean, max(log_variance, 0.0), mean, np.maximum(variance, 0)
@@ -345,8 +368,6 @@ def _centred_observables(infinite: StationaryChain) -> tuple[Array, Array]:
 
 def average(transition: Array, value: Array) -> Array:
     """Mean of functions (S, k) of the next window, given a window."""
-    n_windows, n_letters = transition.shape
-    rest = n_windows // n_letters
-    chance = transition.reshape(n_letters, rest, n_letters).transpose(1, 0, 2)
-    mean = chance @ value.reshape(rest, n_letters, -1)
-    return mean.transpose(1, 0, 2).reshape(n_windows, -1)
+    chance = by_letter(transition).transpose(1, 0, 2)
+    mean = chance @ value.reshape(len(chance), transition.shape[1], -1)
+    return mean.transpose(1, 0, 2).reshape(len(value), -1)

@@ -13,6 +13,7 @@ from isingmoe.infinite import (
     Solution,
     StationaryChain,
     Track,
+    by_letter,
     correlations,
     moments,
     next_windows,
@@ -234,6 +235,4 @@ def _by_start(infinite: StationaryChain, n_sites: int, longest: int, track: Trac
 
 def _by_rest(weight: Array) -> Array:
     """Numbers (S, Q) with the letter left behind after the rest of the window, (S/Q, Q, Q)."""
-    n_windows, n_letters = weight.shape
-    shape = n_letters, n_windows // n_letters, n_letters
-    return np.ascontiguousarray(weight.reshape(shape).transpose(1, 0, 2))
+    return np.ascontiguousarray(by_letter(weight).transpose(1, 0, 2))

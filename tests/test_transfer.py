@@ -6,19 +6,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import enumerate_chain
 
-from isingmoe import IsingChain, PottsChain, solve
+import isingmoe.infinite as infinite_chains
+from isingmoe import IsingChain, PottsChain, rings, segments, solve, transfer
+from isingmoe._windows import Windows
+from isingmoe.couplings import exponential, power_law
 from isingmoe.stationary import markov_chain, second_modulus
 
 
 def assert_solves(chain, tolerance=1e-10):
     exact, naive = solve(chain), enumerate_chain(chain)
-    q = chain.n_states
+    q, k = chain.n_states, chain.top_k
     close = {"rtol": tolerance, "atol": tolerance}
     for name in ("log_z", "energy", "entropy", "specific_heat"):
         np.testing.assert_allclose(exact[name], naive[name], err_msg=name, **close)
     is_ising = isinstance(chain, IsingChain)
     mean = naive["mean"]
-    order = mean[0] if is_ising else (q * mean.max() - 1) / (q - 1)
+    order = mean[0] if is_ising else (q * mean.max() / k - 1) / (q - 1)
     np.testing.assert_allclose(exact["magnetization"], order, **close)
     susceptibility = naive["susceptibility"]
     np.testing.assert_allclose(
@@ -77,6 +80,73 @@ def test_every_length_against_enumeration(n_sites, q):
 @settings(max_examples=100, deadline=None)
 def test_ising_against_enumeration(J, h, temperature, n_sites, boundary):
     assert_solves(IsingChain(J=J, h=h, temperature=temperature, n_sites=n_sites, boundary=boundary))
+
+
+SIZES = {
+    # (labels, labels at a site): reach, longest chain that is quick to enumerate
+    (2, 1): (3, 10),
+    (3, 1): (3, 7),
+    (4, 1): (3, 6),
+    (3, 2): (3, 7),
+    (4, 2): (3, 5),
+    (4, 3): (2, 6),
+    (5, 2): (2, 4),
+    (5, 3): (1, 4),
+}
+
+
+@st.composite
+def chains_of_any_reach(draw):
+    q, k = draw(st.sampled_from(sorted(SIZES)))
+    most, longest = SIZES[q, k]
+    reach = draw(st.integers(1, most))
+    can_be_ring = 2 * reach < longest
+    boundary = draw(st.sampled_from(["open", "periodic"] if can_be_ring else ["open"]))
+    n_sites = draw(st.integers(max(3, 2 * reach + 1) if boundary == "periodic" else 1, longest))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    has_own_fields = boundary == "open" and draw(st.booleans())
+    return PottsChain(
+        J=rng.normal(size=(reach, q, q)),
+        h=rng.normal(size=(n_sites, q) if has_own_fields else q),
+        n_sites=n_sites,
+        boundary=boundary,
+        temperature=draw(st.floats(0.4, 4)),
+        top_k=k,
+    )
+
+
+@given(chain=chains_of_any_reach())
+@settings(max_examples=150, deadline=None)
+def test_any_reach_against_enumeration(chain):
+    assert_solves(chain)
+
+
+@pytest.mark.parametrize("boundary", ["open", "periodic"])
+@pytest.mark.parametrize("n_sites", [3, 4, 7, 8, 12])
+@pytest.mark.parametrize("decay", [power_law(1.5), exponential(2.0)])
+def test_couplings_between_all_sites_against_enumeration(boundary, n_sites, decay):
+    if boundary == "open" and n_sites == 12:
+        n_sites = 11
+    assert_solves(IsingChain(J=0.7, h=0.2, n_sites=n_sites, boundary=boundary, decay=decay))
+
+
+@pytest.mark.parametrize("n_sites", [1, 2, 3])
+def test_a_field_for_each_site_of_a_short_ising_chain(n_sites):
+    h = [0.5, -1.0, 0.3][:n_sites]
+    assert_solves(IsingChain(J=-0.8, h=h, n_sites=n_sites, decay=[1.0, 0.5]))
+
+
+def test_an_antiferromagnet_keeps_its_digits():
+    """Squares of its transfer matrix have two nearly equal eigenvalues, which it has not."""
+    assert_solves(IsingChain(J=-2.96875, h=1.0, n_sites=3, temperature=0.3125), 1e-12)
+
+
+def test_the_marginal_of_several_experts_sums_to_their_number():
+    exact = solve(PottsChain(J=np.arange(5.0), top_k=3, n_sites=6))
+    assert exact["marginal"].dims == ("site", "expert")
+    np.testing.assert_allclose(exact["marginal"].sum("expert"), 3, rtol=1e-13)
+    share = exact["marginal"].mean("site").max() / 3
+    np.testing.assert_allclose(exact["magnetization"], (5 * share - 1) / 4, rtol=1e-12)
 
 
 @given(K=st.floats(-4, 4), h=st.floats(-2, 2), n_sites=st.integers(3, 10**6))
@@ -311,3 +381,246 @@ def test_second_eigenvalue_without_an_eigenvalue_solver(q, strength):
     _, transition, stationary = markov_chain(log_weight)
     expected = np.sort(np.abs(np.linalg.eigvals(transition)), axis=-1)[:, -2]
     np.testing.assert_allclose(second_modulus(transition, stationary), expected, rtol=1e-9)
+
+
+REACHING = {
+    "ising": {"J": 0.4, "h": 0.2, "decay": [1.0, -0.5, 0.4]},
+    "potts": {"J": np.random.default_rng(5).normal(size=(2, 3, 3)), "h": [0.1, 0.0, -0.3]},
+    "sets": {"J": np.random.default_rng(6).normal(size=(4, 4)) / 2, "h": 0.0, "top_k": 2},
+}
+
+
+def reaching_chain(name, **more):
+    return (IsingChain if name == "ising" else PottsChain)(**REACHING[name], **more)
+
+
+def assert_same(one, other, rtol=1e-11, atol=1e-12):
+    for field in one.__dataclass_fields__:
+        a, b = getattr(one, field), getattr(other, field)
+        if a is not None and b is not None:
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=field)
+
+
+@pytest.mark.parametrize("name", REACHING)
+def test_three_ways_round_a_ring_agree(name):
+    infinite = infinite_chains.stationary_chain(Windows.of(reaching_chain(name)))
+    n_sites = 2 + int(infinite.memory * (46 + np.log(64 * 1e5)))
+    untracked = infinite_chains.untracked
+    for n in (7, 12, n_sites):
+        by_power = rings._by_power(infinite, n, n // 2)
+        assert_same(rings._by_start(infinite, n, n // 2, untracked), by_power)
+        if n == n_sites:
+            assert_same(rings._long(infinite, n, n // 2), by_power)
+
+
+@pytest.mark.parametrize("name", REACHING)
+def test_any_infinite_chain_is_the_limit_of_a_long_ring(name, monkeypatch):
+    infinite = solve(reaching_chain(name), max_distance=30)
+    ring = reaching_chain(name, n_sites=2000, boundary="periodic")
+    folded = solve(ring, max_distance=30)
+    # The ring itself, and not the infinite chain in its place.
+    monkeypatch.setattr(rings, "_LOST", np.inf)
+    powers = solve(ring, max_distance=30)
+    for other in (folded, powers):
+        for variable in infinite.data_vars:
+            np.testing.assert_allclose(
+                other[variable], infinite[variable], rtol=1e-12, atol=1e-12, err_msg=variable
+            )
+
+
+@pytest.mark.parametrize("name", REACHING)
+def test_many_windows_are_solved_as_few_are(name, monkeypatch):
+    windows = Windows.of(reaching_chain(name))
+    few = infinite_chains.stationary_chain(windows)
+    monkeypatch.setattr(infinite_chains, "_FEW_WINDOWS", 1)
+    monkeypatch.setattr(infinite_chains, "_N_MODES", 3)
+    monkeypatch.setattr(infinite_chains, "_KRYLOV", windows.n_windows - 1)
+    many = infinite_chains.stationary_chain(windows)
+    np.testing.assert_allclose(many.log_eigenvalue, few.log_eigenvalue, rtol=1e-14)
+    np.testing.assert_allclose(many.transition, few.transition, rtol=1e-13)
+    np.testing.assert_allclose(many.stationary, few.stationary, rtol=1e-13)
+    np.testing.assert_allclose(many.correlation_length, few.correlation_length, rtol=1e-10)
+    monkeypatch.setattr(infinite_chains, "_MOST_WORK", 0)
+    monkeypatch.setattr(infinite_chains, "leading_vector", lambda _w, start, *_: (start, False))
+    squared = infinite_chains.stationary_chain(windows)
+    np.testing.assert_allclose(squared.stationary, few.stationary, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", REACHING)
+def test_a_long_open_chain_is_folded_and_cut_without_a_trace(name, monkeypatch):
+    """Against the same field given for each site, which is gone through site by site."""
+    n = 1500
+    chain = reaching_chain(name, n_sites=n)
+    windows = Windows.of(chain)
+    infinite = infinite_chains.stationary_chain(windows)
+    folded = segments.solve_open(windows, infinite, n, 40)
+    q = chain.n_states
+    fields = {"h": np.tile(np.broadcast_to(chain.h, q), (n, 1))} if q > 2 else {"h": [0.2] * n}
+    each = Windows.of(type(chain)(**(REACHING[name] | fields), n_sites=n))
+    assert each.site.shape == (n, windows.n_letters)
+    plain = segments.solve_open(each, None, n, 40)
+    assert_same(folded, plain, atol=1e-13)
+    monkeypatch.setattr(segments, "_STRETCH", 101 * windows.n_windows)
+    monkeypatch.setattr(segments, "_COLUMNS", 40 * windows.n_windows)
+    monkeypatch.setattr(segments, "_WORK", 1e5)
+    assert_same(segments.solve_open(each, None, n, 40), plain)
+    assert_same(segments.solve_open(windows, infinite, n, 40), plain, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", REACHING)
+@pytest.mark.parametrize("boundary", ["open", "periodic"])
+def test_any_susceptibility_is_the_sum_of_correlations(name, boundary):
+    n = 200
+    exact = solve(reaching_chain(name, n_sites=n, boundary=boundary))
+    longest = n - 1 if boundary == "open" else n // 2
+    exact = solve(reaching_chain(name, n_sites=n, boundary=boundary), max_distance=longest)
+    d = exact["distance"].values
+    pairs = np.where(d == 0, 1, 2) * (n - d) / n
+    if boundary == "periodic":
+        pairs = np.where((d == 0) | (2 * d == n), 1, 2)
+    each = exact["correlation" if name == "ising" else "expert_correlation"].values
+    total = (each.T * pairs).sum(-1)
+    np.testing.assert_allclose(total, exact["susceptibility"], rtol=1e-11)
+
+
+_FIRST = np.array([1 / 280, -4 / 105, 1 / 5, -4 / 5, 0, 4 / 5, -1 / 5, 4 / 105, -1 / 280])
+_SECOND = np.array([-1 / 560, 8 / 315, -1 / 5, 8 / 5, -205 / 72, 8 / 5, -1 / 5, 8 / 315, -1 / 560])
+
+
+@pytest.mark.parametrize("name", REACHING)
+@pytest.mark.parametrize("place", ["infinite", "open", "periodic"])
+def test_energy_and_specific_heat_are_derivatives(name, place):
+    """Differences of eighth order of ln Z over the inverse temperature."""
+    more = {} if place == "infinite" else {"n_sites": 15, "boundary": place}
+    n, step = more.get("n_sites", 1), 0.02
+    beta = 1 + step * np.arange(-4, 5)
+    solved = [solve(reaching_chain(name, temperature=1 / b, **more), max_distance=0) for b in beta]
+    which = "log_eigenvalue" if place == "infinite" else "log_z"
+    log_z = np.array([float(exact[which]) for exact in solved]) / n
+    np.testing.assert_allclose(solved[4]["energy"], -(_FIRST @ log_z) / step, atol=1e-10)
+    np.testing.assert_allclose(solved[4]["specific_heat"], _SECOND @ log_z / step**2, rtol=1e-8)
+
+
+def test_susceptibility_is_a_derivative_at_any_reach():
+    J, step = np.random.default_rng(7).normal(size=(2, 4, 4)) / 2, 0.02
+
+    def log_eigenvalue(x):
+        h = [0.1, x - 0.2, 0.0, 0.3]
+        return float(solve(PottsChain(J=J, h=h, top_k=2), max_distance=0)["log_eigenvalue"])
+
+    exact = solve(PottsChain(J=J, h=[0.1, -0.2, 0.0, 0.3], top_k=2), max_distance=0)
+    values = np.array([log_eigenvalue(step * i) for i in range(-4, 5)])
+    np.testing.assert_allclose(exact["marginal"][1], _FIRST @ values / step, rtol=1e-10)
+    np.testing.assert_allclose(exact["susceptibility"][1], _SECOND @ values / step**2, rtol=1e-8)
+
+
+@pytest.mark.parametrize("n_sites", [None, 9])
+@pytest.mark.parametrize("reach", [2, 3])
+def test_without_coupling_at_any_reach(n_sites, reach):
+    h = np.array([0.3, -0.1, 0.0, 0.4])
+    J = np.zeros((reach, 4, 4))
+    exact = solve(PottsChain(J=J, h=h, n_sites=n_sites, boundary="periodic"))
+    load = np.exp(h) / np.exp(h).sum()
+    np.testing.assert_allclose(exact["marginal"], load, rtol=1e-13)
+    np.testing.assert_allclose(exact["correlation"][1:], 0, atol=1e-15)
+    np.testing.assert_allclose(exact["entropy"], -(load @ np.log(load)), rtol=1e-13)
+    assert float(exact["correlation_length"]) == 0
+
+
+def test_high_temperature_limit_of_sets():
+    exact = solve(PottsChain(J=np.ones((3, 5, 5)), top_k=2, temperature=1e9))
+    np.testing.assert_allclose(exact["entropy"], np.log(10), rtol=1e-9)
+    np.testing.assert_allclose(exact["marginal"], 2 / 5, rtol=1e-8)
+
+
+SHARED = ("free_energy", "energy", "specific_heat", "magnetization", "susceptibility", "marginal")
+
+
+@pytest.mark.parametrize(
+    ("n_sites", "boundary"), [(None, "open"), (5000, "periodic"), (60, "open"), (5000, "open")]
+)
+def test_4096_windows_of_which_the_bonds_reach_one_site(n_sites, boundary):
+    place = {"n_sites": n_sites, "boundary": boundary}
+    near = solve(IsingChain(J=0.6, h=0.1, **place), max_distance=40)
+    far = solve(IsingChain(J=0.6, h=0.1, decay=np.eye(12)[0], **place), max_distance=40)
+    for name in (*SHARED, "correlation", "correlation_length", "entropy"):
+        np.testing.assert_allclose(far[name], near[name], rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("n_sites", "boundary"), [(None, "open"), (25, "periodic"), (30, "open"), (300, "open")]
+)
+def test_4096_windows_of_two_sites(n_sites, boundary):
+    J = np.random.default_rng(0).normal(size=(64, 64))
+    place = {"n_sites": n_sites, "boundary": boundary}
+    near = solve(PottsChain(J=J, **place), max_distance=12)
+    far = solve(PottsChain(J=np.stack([J, 0 * J]), **place), max_distance=12)
+    for name in (*SHARED, "expert_correlation", "entropy"):
+        np.testing.assert_allclose(far[name], near[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_sites", "boundary"), [(None, "open"), (4, "periodic"), (5, "open")])
+def test_4095_sets_of_which_ten_are_used(n_sites, boundary):
+    rng = np.random.default_rng(0)
+    J, h = rng.normal(size=(91, 91)), np.full(91, -400.0)
+    used = [3, 17, 18, 60, 90]
+    h[used] = rng.normal(size=5)
+    place = {"n_sites": n_sites, "boundary": boundary, "top_k": 2}
+    few = solve(PottsChain(J=J[np.ix_(used, used)], h=h[used], **place), max_distance=2)
+    many = solve(PottsChain(J=J, h=h, **place), max_distance=2)
+    for name in ("free_energy", "energy", "specific_heat", "correlation", "entropy"):
+        np.testing.assert_allclose(many[name], few[name], rtol=1e-10, atol=1e-12, err_msg=name)
+    for name in ("marginal", "susceptibility"):
+        one = many[name].isel(expert=used)
+        np.testing.assert_allclose(one, few[name], rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+def test_fields_of_many_sites_against_products_of_matrices():
+    rng = np.random.default_rng(2)
+    n, q = 120, 4
+    J, h = rng.normal(size=(q, q)), 2 * rng.normal(size=(n, q))
+    exact = solve(PottsChain(J=J, h=h, n_sites=n))
+    left, right = np.zeros((n, q)), np.zeros((n, q))
+    left[0] = np.exp(h[0])
+    log_z = 0.0
+    for i in range(1, n):
+        left[i] = left[i - 1] @ np.exp(J + h[i])
+        log_z += np.log(left[i].sum())
+        left[i] /= left[i].sum()
+    right[-1] = 1
+    for i in range(n - 1, 0, -1):
+        right[i - 1] = np.exp(J + h[i]) @ right[i]
+        right[i - 1] /= right[i - 1].sum()
+    marginal = left * right
+    marginal /= marginal.sum(1, keepdims=True)
+    np.testing.assert_allclose(exact["log_z"], log_z, rtol=1e-13)
+    np.testing.assert_allclose(exact["marginal"], marginal, rtol=1e-11)
+    assert "correlation_length" not in exact
+    assert "log_eigenvalue" not in exact
+
+
+def test_what_cannot_be_solved_says_what_can_be_done():
+    with pytest.raises(ValueError, match=r"262144 transfer states.*HeatBath\(\)"):
+        solve(PottsChain(J=np.arange(64.0), decay=[1.0, 0.5, 0.2]))
+    with pytest.raises(ValueError, match="no end on an infinite chain; give n_sites"):
+        solve(IsingChain(J=1.0, decay=power_law(2.0)))
+    for n_sites, h in ((None, 0.0), (30, np.linspace(-499, 499, 30))):
+        with pytest.raises(ValueError, match=r"range of a double.*raise the temperature"):
+            solve(IsingChain(J=-150.0, h=h, decay=np.ones(8), n_sites=n_sites))
+
+
+def test_a_progress_bar_for_what_takes_long_alone(monkeypatch):
+    seen = []
+
+    def track(steps, what):
+        seen.append((what, len(list(steps))))
+        return steps
+
+    chain = reaching_chain("ising", n_sites=50)
+    before = solve(chain, track=track)
+    assert not seen
+    monkeypatch.setattr(transfer, "_PATIENCE", -1.0)
+    assert solve(chain, track=track).equals(before)
+    assert "sites" in [what for what, _ in seen]

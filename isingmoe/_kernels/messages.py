@@ -55,7 +55,7 @@ def leading_vector(weight, start, is_left, n_steps):
     vector : float64 array (S,)
         Its largest element is one.
     is_settled : bool
-        False if `n_steps` were not enough.
+        False if `n_steps` were not enough, or the vector has left the range of a double.
     """
     vector, new = start / start.max(), np.empty_like(start)
     near, more = -1, -1
@@ -64,7 +64,10 @@ def leading_vector(weight, start, is_left, n_steps):
             onward(weight, vector, new)
         else:
             ahead(weight, vector, new)
-        scale = vector.sum() / new.sum()
+        total = new.sum()
+        if not 0 < total < np.inf:
+            return np.zeros_like(start), False
+        scale = vector.sum() / total
         largest = 0.0
         for x in range(new.size):
             new[x] = (new[x] * scale + vector[x]) / 2
