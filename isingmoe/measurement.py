@@ -171,7 +171,7 @@ class Measurement:
         longest = max(times.values())
         sums = {name: np.concatenate([r.sums[name] for r in records]) for name in records[0].sums}
         n_replicas = len(records)
-        sizes = np.tile(size, n_replicas)
+        sizes = np.tile(size, n_replicas).astype(float)
         binned, sizes = merged(sums, sizes, longest, n_replicas)
         value, error = jackknife(binned, sizes, self.means_to_quantities)
         square = sum(r.pair_square for r in records) / sizes.sum()
