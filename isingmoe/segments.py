@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -198,11 +199,17 @@ def _folded(line: _Line, longest: int) -> _Fold:
     tolerance = _ROUNDING * (1 + memory)
     if tolerance > _COARSEST or 2 * _LOST * memory > n:
         return plain
-    law = _opened(line)[0][-1]
+
+    def forward(law: Array, count: int) -> Array:
+        return forward_messages(line.weight, line.factor, 0, law, count, line.limit, tolerance)[0]
+
+    def backward(message: Array, count: int) -> Array:
+        return backward_messages(line.weight, message, count, tolerance)[1:]
+
     # A little farther than within the tolerance.
     margin = math.ceil(_MARGIN * memory)
-    n_left = _settled_after(line, law, tolerance) + margin
-    n_right = _constant_after(line, tolerance) + margin
+    n_left = _settled_after(line, forward, _opened(line)[0][-1]) + margin
+    n_right = _settled_after(line, backward, line.end) + margin
     # The means of the sums to come settle after the messages that they are made with.
     n_right += math.ceil(_LOST * memory) + 4 * reach + max(n_left, n_right)
     bulk = reach - 1 + n_left
@@ -214,29 +221,14 @@ def _stretch(line: _Line) -> int:
     return max(1, _STRETCH // line.windows.n_windows)
 
 
-def _settled_after(line: _Line, law: Array, tolerance: float) -> int:
-    """Steps after which the forward messages are those of the infinite chain."""
+def _settled_after(line: _Line, advance: Callable[[Array, int], Array], message: Array) -> int:
+    """Steps after which messages no longer change; `advance` makes so many more of them."""
     done = 0
     while done < line.n_sites:
         count = min(_stretch(line), line.n_sites - done)
-        messages, _ = forward_messages(
-            line.weight, line.factor, 0, law, count, line.limit, tolerance
-        )
+        messages = advance(message, count)
         done += len(messages)
         if len(messages) < count:
-            break
-        law = messages[-1].copy()
-    return done
-
-
-def _constant_after(line: _Line, tolerance: float) -> int:
-    """Steps from the end after which all windows have the same chances ahead of them."""
-    done, message = 0, line.end
-    while done < line.n_sites:
-        count = min(_stretch(line), line.n_sites - done)
-        messages = backward_messages(line.weight, message, count, tolerance)
-        done += len(messages) - 1
-        if len(messages) <= count:
             break
         message = messages[-1].copy()
     return done
