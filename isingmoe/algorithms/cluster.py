@@ -26,6 +26,9 @@ _SLACK = 1 / 8
 _EVENTS_OF_BLOCK = 100
 _LARGEST_BLOCK = 8
 
+# Sweeps in which order spreads over a chain: clusters join to larger ones in each.
+_START_SWEEPS = 64
+
 # Events of a site on average, beyond which a sweep would never end.
 _MOST_EVENTS = 1 << 16
 
@@ -157,6 +160,19 @@ class WolffSampler(_ClusterSampler):
     """`Wolff` made ready for one chain."""
 
     n_clusters: int
+
+    def start(self, words: NDArray[np.uint64]) -> NDArray:
+        """Random labels (site,) after some sweeps of Swendsen and Wang's.
+
+        Single clusters of random labels are small: it would take a number in proportion
+        to the chain to grow order out of them.
+        """
+        labels = super().start(words)
+        parent = np.arange(self.n_sites, dtype=np.uint32)
+        ghost = -np.expm1(-self.ghost)
+        rest = self.n_states, ghost, self.is_ring, self.tables
+        advance_swendsen_wang(labels, words, labels[None].copy(), _START_SWEEPS, parent, *rest)
+        return labels
 
     def advance(
         self, state: NDArray, words: NDArray[np.uint64], out: NDArray, n_sweeps: int
