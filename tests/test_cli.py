@@ -15,7 +15,17 @@ import isingmoe as im
 from isingmoe.cli import app
 from isingmoe.cli._options import beside
 
-COMMANDS = ("info", "fit", "compare", "solve", "sweep", "phase-diagram", "plot", "example")
+COMMANDS = (
+    "info",
+    "fit",
+    "compare",
+    "solve",
+    "simulate",
+    "sweep",
+    "phase-diagram",
+    "plot",
+    "example",
+)
 QUICK = ("--resamples", 4, "--folds", 2)
 
 

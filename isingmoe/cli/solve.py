@@ -52,6 +52,7 @@ def solve(
     Example: isingmoe solve fit.nc --layer 7
     """
     from isingmoe._storage import write_dataset
+    from isingmoe._text import track
 
     if output is not None:
         check_target(output, overwrite, *([] if fit is None else [fit]))
@@ -66,7 +67,7 @@ def solve(
         "length": length,
     }
     chosen = options.chosen_chain(fit, layer, expert, chain, boundary, values)
-    exact = im.solve(chosen, max_distance=max_distance)
+    exact = im.solve(chosen, max_distance=max_distance, track=track)
     if output is not None:
         write_dataset(exact, output, overwrite=overwrite)
     if json:

@@ -1,0 +1,182 @@
+"""The power-law Ising chain: where it orders, and where it cannot.
+
+Energy -J sum s_i s_j / r^alpha over the pairs of a ring, each at its shorter distance.
+Three parts: the critical coupling for 1 < alpha < 2 from crossings of the Binder cumulant;
+alpha = 2 from the flow of K <m^2> with the length; alpha = 2.5, which never orders.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from scipy.special import gamma, zeta
+
+import isingmoe as im
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common import Study, parse
+from crossings import critical_coupling, crossing, rough_crossing
+from figures import critical_figure, inverse_square_figure, short_range_figure
+from flow import fit_flow
+from speed import time_per_site
+
+ALPHAS = np.round(np.arange(1.1, 2.0, 0.1), 1)
+PUBLISHED = 0.6552, 0.0002
+# <m^2>^2/<m^4> = 8 pi^2/Gamma(1/4)^4 at criticality where fluctuations are those of mean field.
+MEAN_FIELD_BINDER = 1 - gamma(0.25) ** 4 / (24 * np.pi**2)
+
+
+def ring(K: float, n_sites: int, alpha: float) -> im.IsingChain:
+    """A ring in units of the temperature."""
+    return im.IsingChain(J=K, n_sites=n_sites, boundary="periodic", decay=im.power_law(alpha))
+
+
+def sample(
+    K: np.ndarray, n_sites: int, alpha: float, n_samples: int, seed: tuple[int, ...]
+) -> xr.Dataset:
+    """Second moment of the magnetization and Binder cumulant at some couplings of one ring.
+
+    At criticality a cluster holds a share L^-(2 - alpha) of the sites, or L^-1/2 where
+    that is more, so that a sample is as many clusters as make about half a sweep. Where
+    there is no criticality all clusters are updated.
+    """
+    n_clusters = max(1, round(0.5 * n_sites ** min(2 - alpha, 0.5)))
+    algorithm = im.SwendsenWang() if alpha > 2 else im.Wolff(n_clusters=n_clusters)
+    rows = []
+    for i, coupling in enumerate(K):
+        run = im.simulate(
+            ring(coupling, n_sites, alpha),
+            algorithm,
+            n_samples=n_samples,
+            n_replicas=4,
+            max_distance=-1,
+            seed=np.random.SeedSequence(seed, spawn_key=(n_sites, i)),
+        )
+        square = run["order_parameter_series"] ** 2
+        time = run["susceptibility_autocorrelation_time"]
+        names = ["binder_cumulant", "binder_cumulant_error", "order_parameter"]
+        row = run[[*names, "order_parameter_error"]].reset_coords(drop=True)
+        row["square"] = square.mean()
+        row["square_error"] = square.std() * np.sqrt(2 * time / square.size)
+        row["time"] = time
+        rows.append(row.drop_attrs())
+    return xr.concat(rows, "K").assign_coords(K=K)
+
+
+def binder(study: Study, alpha: float, sizes: list[int], n_samples: int) -> xr.Dataset:
+    """Binder cumulants about the crossing, which is followed from size to size."""
+    mean_field = 1 / (2 * zeta(alpha))
+    K = mean_field * np.linspace(1.0, 2.6, 17)
+    seed = (study.seed, round(10 * alpha))
+    rough = [sample(K, n, alpha, n_samples // 8, (*seed, 0)) for n in (64, 128)]
+    centre = rough_crossing(*rough)
+    found = []
+    for n_sites in sizes:
+        width = 0.08 * (sizes[0] / n_sites) ** 0.35
+        K = centre * np.linspace(1 - width, 1 + width, 7)
+        now = sample(K, n_sites, alpha, n_samples, (*seed, 1))
+        if found:
+            met = crossing(found[-1], now)[0]
+            centre = met if np.isfinite(met) else centre
+        # Couplings differ from size to size, and are data like the rest.
+        found.append(now)
+    points = [now.reset_index("K").reset_coords("K").rename_dims(K="point") for now in found]
+    return xr.concat(points, "n_sites").assign_coords(n_sites=sizes)
+
+
+def described(data: xr.Dataset) -> xr.Dataset:
+    """With long names and units."""
+    names = {
+        "binder_cumulant": "Binder cumulant 1 - <m^4>/(3 <m^2>^2)",
+        "order_parameter": "mean modulus of the magnetization",
+        "square": "second moment of the magnetization",
+    }
+    for name, long_name in names.items():
+        data[name].attrs = {"long_name": long_name, "units": "1"}
+        data[f"{name}_error"].attrs = {"long_name": f"error of the {long_name}", "units": "1"}
+    data["time"].attrs = {"long_name": "autocorrelation time of m^2", "units": "sweep"}
+    data["n_sites"].attrs = {"long_name": "sites of the ring", "units": "site"}
+    data["K"].attrs = {"long_name": "coupling over the temperature", "units": "1"}
+    return data
+
+
+def between(study: Study) -> xr.Dataset:
+    """Binder cumulants for 1 < alpha < 2."""
+    alphas, sizes, n_samples = ALPHAS, [2**k for k in range(8, 14)], 6000
+    if study.quick:
+        alphas, sizes, n_samples = ALPHAS[[3, 7]], [64, 128, 256], 2000
+    rows = [binder(study, alpha, sizes, n_samples) for alpha in alphas]
+    return described(xr.concat(rows, "alpha").assign_coords(alpha=alphas))
+
+
+def inverse_square(study: Study) -> xr.Dataset:
+    """Alpha = 2: the flow of K <m^2>."""
+    K = np.array([0.645, 0.65, 0.655, 0.66, 0.665])
+    sizes, work = [2**k for k in range(8, 20, 2)], 1.5e6
+    if study.quick:
+        K, sizes, work = K[::2], [2**6, 2**8, 2**10], 2e4
+    # Fewer samples of longer chains, but more work: there the flow has got furthest.
+    samples = [int(min(work / n**0.5, 270 * work / n)) for n in sizes]
+    runs = [
+        sample(K, n, 2.0, count, (study.seed, 20)) for n, count in zip(sizes, samples, strict=True)
+    ]
+    return described(xr.concat(runs, "n_sites").assign_coords(n_sites=sizes))
+
+
+def short_range(study: Study) -> xr.Dataset:
+    """Alpha = 2.5: longer chains lose what order shorter ones seem to have."""
+    K = np.linspace(0.4, 2.0, 17)
+    sizes, n_samples = [2**k for k in range(6, 15, 2)], 2500
+    if study.quick:
+        K, sizes, n_samples = K[::4], [32, 64], 500
+    runs = [sample(K, n, 2.5, n_samples, (study.seed, 25)) for n in sizes]
+    return described(xr.concat(runs, "n_sites").assign_coords(n_sites=sizes))
+
+
+def main() -> None:
+    """Run the three parts, draw them and write the summary."""
+    study = parse(__doc__, __file__)
+    crossings = study.cached("binder.nc", lambda: between(study))
+    square = study.cached("inverse_square.nc", lambda: inverse_square(study))
+    disordered = study.cached("short_range.nc", lambda: short_range(study))
+    speed = study.cached("speed.nc", lambda: time_per_site(ring, study.quick))
+
+    rng = np.random.default_rng(study.seed)
+    table = [critical_coupling(crossings.sel(alpha=a), rng) for a in crossings["alpha"].values]
+    flow = fit_flow(square)
+    study.draw(
+        "critical_temperature.png", critical_figure(crossings, table, flow, MEAN_FIELD_BINDER)
+    )
+    study.draw("inverse_square.png", inverse_square_figure(square, flow))
+    study.draw("short_range.png", short_range_figure(disordered))
+    largest = disordered.isel(n_sites=-1)
+    study.conclude(
+        {
+            "critical": [
+                {
+                    "alpha": float(alpha),
+                    "mean_field": float(1 / (2 * zeta(alpha))),
+                    **{name: round(float(value), 6) for name, value in row.items()},
+                }
+                for alpha, row in zip(crossings["alpha"].values, table, strict=True)
+            ],
+            "mean_field_binder": float(MEAN_FIELD_BINDER),
+            "inverse_square": {
+                "published": PUBLISHED[0],
+                "published_error": PUBLISHED[1],
+                **{name: round(float(flow[name]), 6) for name in flow if np.ndim(flow[name]) == 0},
+            },
+            "short_range_order_parameter_at_K_1": float(largest["order_parameter"].interp(K=1.0)),
+            "speed": {
+                str(int(n)): round(float(value), 2)
+                for n, value in zip(speed["n_sites"], speed["time"], strict=True)
+            },
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()
