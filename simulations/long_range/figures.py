@@ -9,75 +9,12 @@ import numpy as np
 import xarray as xr
 from flow import solution
 from matplotlib.figure import Figure
-from scipy.special import zeta
 
-__all__ = ["critical_figure", "inverse_square_figure", "short_range_figure"]
+__all__ = ["inverse_square_figure", "short_range_figure"]
 
 
 def _colours(n: int) -> np.ndarray:
     return plt.get_cmap("viridis")(np.linspace(0, 0.9, n))
-
-
-def critical_figure(
-    data: xr.Dataset, table: list[dict[str, float]], flow: dict[str, Any], mean_field_binder: float
-) -> Figure:
-    """T_c against alpha, and the cumulants of one alpha."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
-    alpha = data["alpha"].values
-    T_c = np.array([1 / row["K_c"] for row in table])
-    error = np.array([row["K_c_error"] / row["K_c"] ** 2 for row in table])
-    fine = np.linspace(1.05, 2.0, 200)
-    left.plot(fine, 2 * zeta(fine), "--", color="0.5", label="mean field, $2\\zeta(\\alpha)$")
-    left.errorbar(alpha, T_c, error, fmt="o", ms=5, color="C0", label="Binder crossings")
-    left.errorbar(
-        2,
-        1 / flow["K_c"],
-        flow["K_c_error"] / flow["K_c"] ** 2,
-        fmt="s",
-        ms=6,
-        color="C3",
-        label="$\\alpha = 2$, with a jump of $m$",
-    )
-    left.plot([2, 2.6], [0, 0], lw=4, color="C3", alpha=0.5, clip_on=False)
-    left.text(2.3, 0.35, "no transition", ha="center", color="C3")
-    left.plot([2, 2], [0, 1 / flow["K_c"]], ":", color="C3")
-    left.set(
-        xlabel="decay exponent $\\alpha$",
-        ylabel="critical temperature $T_c/J$",
-        xlim=(1.05, 2.6),
-        ylim=(0, 22),
-    )
-    left.legend(frameon=False)
-
-    shown = data.sel(alpha=1.4, method="nearest")
-    for colour, n in zip(_colours(data.sizes["n_sites"]), data["n_sites"].values, strict=True):
-        row = shown.sel(n_sites=n)
-        right.errorbar(
-            row["K"],
-            row["binder_cumulant"],
-            row["binder_cumulant_error"],
-            fmt="o-",
-            ms=3,
-            lw=1,
-            color=colour,
-            label=f"{n}",
-        )
-    right.axhline(mean_field_binder, ls="--", color="0.5", lw=1)
-    right.annotate(
-        "mean field, 0.2705",
-        (1, mean_field_binder),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
-        color="0.4",
-    )
-    right.set(
-        xlabel="coupling $K = J/T$",
-        ylabel="Binder cumulant",
-        title=f"$\\alpha$ = {float(shown['alpha']):.1f}",
-    )
-    right.legend(title="sites", frameon=False, fontsize=8)
-    return figure
 
 
 def inverse_square_figure(data: xr.Dataset, flow: dict[str, Any]) -> Figure:

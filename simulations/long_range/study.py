@@ -1,8 +1,8 @@
 """The power-law Ising chain: where it orders, and where it cannot.
 
 Energy -J sum s_i s_j / r^alpha over the pairs of a ring, each at its shorter distance.
-Three parts: the critical coupling for 1 < alpha < 2 from crossings of the Binder cumulant;
-alpha = 2 from the flow of K <m^2> with the length; alpha = 2.5, which never orders.
+Two parts: alpha = 2 from the flow of K <m^2> with the length; alpha = 2.5, which never
+orders.
 """
 
 from __future__ import annotations
@@ -12,21 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from scipy.special import gamma, zeta
 
 import isingmoe as im
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import Study, parse
-from crossings import critical_coupling, crossing, rough_crossing
-from figures import critical_figure, inverse_square_figure, short_range_figure
+from figures import inverse_square_figure, short_range_figure
 from flow import fit_flow
 from speed import time_per_site
 
-ALPHAS = np.round(np.arange(1.1, 2.0, 0.1), 1)
 PUBLISHED = 0.6552, 0.0002
-# <m^2>^2/<m^4> = 8 pi^2/Gamma(1/4)^4 at criticality where fluctuations are those of mean field.
-MEAN_FIELD_BINDER = 1 - gamma(0.25) ** 4 / (24 * np.pi**2)
 
 
 def ring(K: float, n_sites: int, alpha: float) -> im.IsingChain:
@@ -39,12 +34,10 @@ def sample(
 ) -> xr.Dataset:
     """Second moment of the magnetization and Binder cumulant at some couplings of one ring.
 
-    At criticality a cluster holds a share L^-(2 - alpha) of the sites, or L^-1/2 where
-    that is more, so that a sample is as many clusters as make about half a sweep. Where
-    there is no criticality all clusters are updated.
+    At alpha = 2 a single cluster holds most of the sites; below, at criticality, a share
+    that vanishes with the length, and all clusters are updated.
     """
-    n_clusters = max(1, round(0.5 * n_sites ** min(2 - alpha, 0.5)))
-    algorithm = im.SwendsenWang() if alpha > 2 else im.Wolff(n_clusters=n_clusters)
+    algorithm = im.Wolff() if alpha == 2 else im.SwendsenWang()
     rows = []
     for i, coupling in enumerate(K):
         run = im.simulate(
@@ -66,27 +59,6 @@ def sample(
     return xr.concat(rows, "K").assign_coords(K=K)
 
 
-def binder(study: Study, alpha: float, sizes: list[int], n_samples: int) -> xr.Dataset:
-    """Binder cumulants about the crossing, which is followed from size to size."""
-    mean_field = 1 / (2 * zeta(alpha))
-    K = mean_field * np.linspace(1.0, 2.6, 17)
-    seed = (study.seed, round(10 * alpha))
-    rough = [sample(K, n, alpha, n_samples // 8, (*seed, 0)) for n in (64, 128)]
-    centre = rough_crossing(*rough)
-    found = []
-    for n_sites in sizes:
-        width = 0.08 * (sizes[0] / n_sites) ** 0.35
-        K = centre * np.linspace(1 - width, 1 + width, 7)
-        now = sample(K, n_sites, alpha, n_samples, (*seed, 1))
-        if found:
-            met = crossing(found[-1], now)[0]
-            centre = met if np.isfinite(met) else centre
-        # Couplings differ from size to size, and are data like the rest.
-        found.append(now)
-    points = [now.reset_index("K").reset_coords("K").rename_dims(K="point") for now in found]
-    return xr.concat(points, "n_sites").assign_coords(n_sites=sizes)
-
-
 def described(data: xr.Dataset) -> xr.Dataset:
     """With long names and units."""
     names = {
@@ -101,15 +73,6 @@ def described(data: xr.Dataset) -> xr.Dataset:
     data["n_sites"].attrs = {"long_name": "sites of the ring", "units": "site"}
     data["K"].attrs = {"long_name": "coupling over the temperature", "units": "1"}
     return data
-
-
-def between(study: Study) -> xr.Dataset:
-    """Binder cumulants for 1 < alpha < 2."""
-    alphas, sizes, n_samples = ALPHAS, [2**k for k in range(8, 14)], 6000
-    if study.quick:
-        alphas, sizes, n_samples = ALPHAS[[3, 7]], [64, 128, 256], 2000
-    rows = [binder(study, alpha, sizes, n_samples) for alpha in alphas]
-    return described(xr.concat(rows, "alpha").assign_coords(alpha=alphas))
 
 
 def inverse_square(study: Study) -> xr.Dataset:
@@ -137,33 +100,18 @@ def short_range(study: Study) -> xr.Dataset:
 
 
 def main() -> None:
-    """Run the three parts, draw them and write the summary."""
+    """Run the parts, draw them and write the summary."""
     study = parse(__doc__, __file__)
-    crossings = study.cached("binder.nc", lambda: between(study))
     square = study.cached("inverse_square.nc", lambda: inverse_square(study))
     disordered = study.cached("short_range.nc", lambda: short_range(study))
     speed = study.cached("speed.nc", lambda: time_per_site(ring, study.quick))
 
-    rng = np.random.default_rng(study.seed)
-    table = [critical_coupling(crossings.sel(alpha=a), rng) for a in crossings["alpha"].values]
     flow = fit_flow(square)
-    study.draw(
-        "critical_temperature.png", critical_figure(crossings, table, flow, MEAN_FIELD_BINDER)
-    )
     study.draw("inverse_square.png", inverse_square_figure(square, flow))
     study.draw("short_range.png", short_range_figure(disordered))
     largest = disordered.isel(n_sites=-1)
     study.conclude(
         {
-            "critical": [
-                {
-                    "alpha": float(alpha),
-                    "mean_field": float(1 / (2 * zeta(alpha))),
-                    **{name: round(float(value), 6) for name, value in row.items()},
-                }
-                for alpha, row in zip(crossings["alpha"].values, table, strict=True)
-            ],
-            "mean_field_binder": float(MEAN_FIELD_BINDER),
             "inverse_square": {
                 "published": PUBLISHED[0],
                 "published_error": PUBLISHED[1],
