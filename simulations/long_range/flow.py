@@ -37,10 +37,11 @@ def _model(parameters: np.ndarray, K: np.ndarray, log_size: np.ndarray) -> np.nd
 
 
 def fit_flow(data: xr.Dataset) -> dict[str, Any]:
-    """K_c with its error, fitted to all couplings and all lengths but the shortest.
+    """K_c with its error, fitted to all couplings and the lengths that the flow describes.
 
-    Dropping ever shorter chains shows what terms beyond the flow above do: the error is the
-    statistical one and the change when the shortest length kept is dropped, in quadrature.
+    Lengths are left out from below until chi-square per degree of freedom is at most 1.5,
+    while three are left. Terms beyond the flow show where one more is left out: the error
+    is the statistical one and that change, in quadrature.
     """
     K, n_sites = data["K"].values, data["n_sites"].values
     measured = (2 * data["square"] * data["K"] - 1).transpose("n_sites", "K").values
@@ -59,12 +60,16 @@ def fit_flow(data: xr.Dataset) -> dict[str, Any]:
         chi_square = 2 * found.cost / dof
         return found.x, float(np.sqrt(covariance[0, 0] * max(chi_square, 1))), chi_square
 
-    first = min(1, len(n_sites) - 2)
-    best, statistical, chi_square = fit(first)
-    shifted = fit(min(first + 1, len(n_sites) - 2))[0]
+    last = max(len(n_sites) - 3, 0)
+    fits = [fit(first) for first in range(last + 1)]
+    good = [i for i, (_, _, chi_square) in enumerate(fits) if chi_square <= 1.5]
+    first = good[0] if good else last
+    best, statistical, chi_square = fits[first]
+    shifted = fits[min(first + 1, last)][0]
     return {
         "K_c": best[0],
         "K_c_error": float(np.hypot(statistical, best[0] - shifted[0])),
+        "shortest": int(n_sites[first]),
         "K_c_statistical_error": statistical,
         "K_c_without_next_length": shifted[0],
         "chi_square_per_dof": chi_square,
