@@ -76,6 +76,11 @@ class Measurement:
         return self.chain.bond, self.chain.strength, self.chain.site
 
     @cached_property
+    def observable(self) -> Array:
+        """What is measured on each label."""
+        return self.chain.observable
+
+    @cached_property
     def wave(self) -> tuple[Array, Array]:
         """Cosine and sine of the longest wave that fits on the chain."""
         phase = 2 * np.pi * np.arange(self.n_sites) / self.n_sites
@@ -84,7 +89,7 @@ class Measurement:
     @cached_property
     def overlap(self) -> tuple[float, float]:
         """Product of the observables of two equal labels, and of two different ones."""
-        gram = self.chain.observable.T @ self.chain.observable
+        gram = self.observable.T @ self.observable
         return float(gram[0, 0]), float(gram[0, 1])
 
     def pairs(self, d: NDArray[np.integer]) -> NDArray[np.integer]:
@@ -131,7 +136,7 @@ class Measurement:
         product = different * chain.top_k**2 + (equal - different) * mean["pair"] / pairs
         if not self.is_local:
             return product - ((mean["total"] / n) ** 2).sum()
-        rate = mean["label_count"] @ chain.observable.T
+        rate = mean["label_count"] @ self.observable.T
         padded = np.fft.rfft(rate, 2 * n, axis=0)
         expected = np.fft.irfft((np.abs(padded) ** 2).sum(1), 2 * n)[: len(d)]
         return product - expected / pairs
@@ -206,7 +211,7 @@ class Measurement:
         slow: Array,
         n_sweeps: int,
     ) -> xr.Dataset:
-        label = "state" if len(self.chain.observable) == 1 else "expert"
+        label = "state" if len(self.observable) == 1 else "expert"
         dims: dict[str, tuple[str, ...]] = {
             "correlation": ("distance",),
             "marginal": ("site", label) if self.is_local else (label,),
@@ -278,7 +283,7 @@ class Record:
 
     def __init__(self, measurement: Measurement, n_samples: int, n_bins: int) -> None:
         chain = measurement.chain
-        q, k = chain.n_states, len(chain.observable)
+        q, k = chain.n_states, len(measurement.observable)
         self._measurement = measurement
         self.series = np.empty((len(_SERIES), n_samples))
         self.pair_square = np.zeros(measurement.n_distances)
@@ -337,7 +342,7 @@ class Record:
         count = np.empty((n_samples, q), np.int64)
         wave = np.empty(n_samples)
         labels_and_waves(sets, *measured.wave, count, wave)
-        total = count @ chain.observable.T
+        total = count @ measured.observable.T
         share = count / (n * k)
         order_square = (q * (share**2).sum(1) - 1) / (q - 1)
         order = (q * share.max(1) - 1) / (q - 1)
