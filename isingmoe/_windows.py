@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isingmoe.chains import Chain
+from isingmoe.couplings import gain_of_equal
 
 __all__ = ["MOST_WINDOWS", "Windows"]
 
@@ -146,12 +147,5 @@ def _has_clusters(chain: Chain) -> bool:
     """Whether every bond only tells equal labels from different ones, and favours equal ones."""
     if chain.top_k > 1:
         return False
-    bond = chain.bond
-    equal = np.eye(chain.n_states, dtype=bool)
-    same, different = bond[:, equal], bond[:, ~equal]
-    if (np.ptp(same, 1) > 0).any() or (np.ptp(different, 1) > 0).any():
-        return False
-    gain = same[:, 0] - different[:, 0]
-    strength = chain.strength
-    which = np.minimum(np.arange(len(strength)), len(gain) - 1)
-    return bool((strength * gain[which] >= 0).all())
+    found = gain_of_equal(chain.bond, chain.strength)
+    return found is not None and bool((found[0] >= 0).all())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Exponential", "PowerLaw", "exponential", "power_law", "zero_sum"]
+__all__ = ["Exponential", "PowerLaw", "exponential", "gain_of_equal", "power_law", "zero_sum"]
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,36 @@ def zero_sum(
     shift = row[..., 0] + column[..., 0, :] - 2 * grand[..., 0]
     field_ = shift if h is None else np.asarray(h, float) + shift
     return coupling - row - column + grand, field_ - field_.mean(-1, keepdims=True)
+
+
+def gain_of_equal(
+    bond: NDArray[np.float64], strength: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Of bonds that only tell equal labels from different ones.
+
+    Parameters
+    ----------
+    bond : ndarray (1 or reach, q, q)
+    strength : ndarray (reach,)
+
+    Returns
+    -------
+    gain : ndarray (reach,)
+        Log-weight of a pair of equal labels less that of different ones.
+    different : ndarray (reach,)
+        Log-weight of a pair of different labels.
+        None instead of both where it also matters which labels they are.
+    """
+    equal = np.eye(bond.shape[1], dtype=bool)
+    same, different = bond[:, equal], bond[:, ~equal]
+    tolerance = 1e-12 * np.abs(bond).max(initial=0)
+    if np.ptp(same, 1).max() > tolerance or np.ptp(different, 1).max() > tolerance:
+        return None
+    row = np.minimum(np.arange(len(strength)), len(bond) - 1)
+    different = different.mean(1)[row]
+    gain = strength * (same.mean(1)[row] - different)
+    gain[np.abs(gain) <= tolerance * np.abs(strength)] = 0
+    return gain, strength * different
 
 
 def _positive(name: str, value: float) -> None:

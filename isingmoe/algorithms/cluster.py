@@ -13,6 +13,7 @@ from isingmoe._kernels.clusters import advance_swendsen_wang, advance_wolff, ran
 from isingmoe._kernels.placing import Tables, bins, walker_table
 from isingmoe.algorithms._sampler import label_dtype
 from isingmoe.chains import Chain
+from isingmoe.couplings import gain_of_equal
 
 __all__ = ["SwendsenWang", "Wolff"]
 
@@ -208,20 +209,13 @@ def _prepared(chain: Chain, algorithm: str) -> dict[str, Any]:
 
 def _rates(chain: Chain, algorithm: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What a pair of equal labels has over an unequal one, and what that has, (reach,)."""
-    bond, strength = chain.bond, chain.strength
-    q = chain.n_states
-    equal = np.eye(q, dtype=bool)
-    same, different = bond[:, equal], bond[:, ~equal]
-    tolerance = 1e-12 * np.abs(bond).max(initial=0)
-    if np.ptp(same, 1).max() > tolerance or np.ptp(different, 1).max() > tolerance:
+    found = gain_of_equal(chain.bond, chain.strength)
+    if found is None:
         raise ValueError(
             f"J: expected one coupling for all pairs of equal labels for {algorithm}, got a "
             "matrix or vector; use HeatBath()"
         )
-    row = np.minimum(np.arange(len(strength)), len(bond) - 1)
-    different = different.mean(1)[row]
-    rate = strength * (same.mean(1)[row] - different)
-    rate[np.abs(rate) <= tolerance * np.abs(strength)] = 0
+    rate, different = found
     if (rate < 0).any():
         r = int(rate.argmin()) + 1
         raise ValueError(
@@ -233,7 +227,7 @@ def _rates(chain: Chain, algorithm: str) -> tuple[NDArray[np.float64], NDArray[n
             f"J: expected couplings of a site that add up to at most {_MOST_EVENTS} of the "
             f"temperature for {algorithm}, got {rate.sum():.3g}; raise the temperature"
         )
-    return rate, strength * different
+    return rate, different
 
 
 def _tables(rate: NDArray[np.float64], n_sites: int) -> Tables:
