@@ -9,12 +9,72 @@ import numpy as np
 import xarray as xr
 from flow import solution
 from matplotlib.figure import Figure
+from scipy.special import zeta
 
-__all__ = ["inverse_square_figure", "short_range_figure"]
+__all__ = ["critical_figure", "inverse_square_figure", "short_range_figure"]
 
 
 def _colours(n: int) -> np.ndarray:
     return plt.get_cmap("viridis")(np.linspace(0, 0.9, n))
+
+
+def critical_figure(
+    data: xr.Dataset, table: list[dict[str, float]], flow: dict[str, Any], mean_field_binder: float
+) -> Figure:
+    """T_c against alpha, and the cumulants of one alpha."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    K_c = np.array([row["K_c"] for row in table])
+    error = np.array([row["K_c_error"] for row in table])
+    fine = np.linspace(1.05, 2.0, 200)
+    left.plot(fine, 2 * zeta(fine), "--", color="0.5", label="mean field, $2\\zeta(\\alpha)$")
+    left.errorbar(
+        data["alpha"], 1 / K_c, error / K_c**2, fmt="o", ms=5, color="C0", label="Binder crossings"
+    )
+    jump, jump_error = 1 / flow["K_c"], flow["K_c_error"] / flow["K_c"] ** 2
+    left.errorbar(
+        2, jump, jump_error, fmt="s", ms=6, color="C3", label="$\\alpha = 2$, with a jump of $m$"
+    )
+    left.plot([2, 2], [0.5, jump], ":", color="C3")
+    left.axvspan(2, 2.6, color="0.94", lw=0)
+    left.text(2.3, 1.2, "no transition\nat T > 0", ha="center", color="0.3")
+    left.set(
+        xlabel="decay exponent $\\alpha$",
+        ylabel="critical temperature $T_c/J$",
+        xlim=(1.05, 2.6),
+        ylim=(0.9, 40),
+        yscale="log",
+    )
+    left.legend(frameon=False)
+
+    shown = data.sel(alpha=1.8)
+    for colour, n in zip(_colours(data.sizes["n_sites"]), data["n_sites"].values, strict=True):
+        row = shown.sel(n_sites=n)
+        right.errorbar(
+            row["K"],
+            row["binder_cumulant"],
+            row["binder_cumulant_error"],
+            fmt="o-",
+            ms=3,
+            lw=1,
+            color=colour,
+            label=f"{n}",
+        )
+    at = table[int(np.flatnonzero(data["alpha"] == shown["alpha"])[0])]
+    right.axvspan(at["K_c"] - at["K_c_error"], at["K_c"] + at["K_c_error"], color="0.85", lw=0)
+    right.set(
+        xlabel="coupling $K = J/T$",
+        ylabel="Binder cumulant",
+        title=f"$\\alpha$ = {float(shown['alpha']):.1f}",
+    )
+    right.legend(title="sites", frameon=False, fontsize=8)
+    inset = right.inset_axes((0.62, 0.12, 0.35, 0.35))
+    U, U_error = ([row[name] for row in table] for name in ("binder", "binder_error"))
+    inset.errorbar(data["alpha"], U, U_error, fmt="o", ms=3, color="C0")
+    inset.axhline(mean_field_binder, ls="--", color="0.5", lw=1)
+    inset.set_title("cumulant at last crossing", fontsize=8)
+    inset.set_xlabel("$\\alpha$", fontsize=8, labelpad=0)
+    inset.tick_params(labelsize=7)
+    return figure
 
 
 def inverse_square_figure(data: xr.Dataset, flow: dict[str, Any]) -> Figure:

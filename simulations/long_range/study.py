@@ -1,8 +1,8 @@
 """The power-law Ising chain: where it orders, and where it cannot.
 
 Energy -J sum s_i s_j / r^alpha over the pairs of a ring, each at its shorter distance.
-Two parts: alpha = 2 from the flow of K <m^2> with the length; alpha = 2.5, which never
-orders.
+Three parts: 1 < alpha < 2 from crossings of the Binder cumulant; alpha = 2 from the flow of
+K <m^2> with the length; alpha = 2.5, which never orders.
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from scipy.special import gamma, zeta
 
 import isingmoe as im
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import Study, parse
-from figures import inverse_square_figure, short_range_figure
+from crossings import critical_coupling, follow, image_ring
+from figures import critical_figure, inverse_square_figure, short_range_figure
 from flow import fit_flow
 from speed import time_per_site
 
 PUBLISHED = 0.6552, 0.0002
+# At criticality, where fluctuations are those of mean field (alpha <= 3/2): Brezin and
+# Zinn-Justin, Nucl. Phys. B 257, 867 (1985).
+MEAN_FIELD_BINDER = 1 - gamma(0.25) ** 4 / (24 * np.pi**2)
 
 
 def ring(K: float, n_sites: int, alpha: float) -> im.IsingChain:
@@ -38,10 +43,11 @@ def sample(
     that vanishes with the length, and all clusters are updated.
     """
     algorithm = im.Wolff() if alpha == 2 else im.SwendsenWang()
+    make = image_ring if alpha < 2 else ring
     rows = []
     for i, coupling in enumerate(K):
         run = im.simulate(
-            ring(coupling, n_sites, alpha),
+            make(coupling, n_sites, alpha),
             algorithm,
             n_samples=n_samples,
             n_replicas=4,
@@ -75,6 +81,23 @@ def described(data: xr.Dataset) -> xr.Dataset:
     return data
 
 
+def between(study: Study) -> xr.Dataset:
+    """1 < alpha < 2: Binder cumulants about the crossings."""
+    alphas = np.round(np.arange(1.1, 2.0, 0.1), 1)
+    sizes, n_samples = [2**k + 1 for k in range(8, 17, 2)], 8000
+    if study.quick:
+        alphas, sizes, n_samples = alphas[[3, 7]], [65, 257, 1025], 4000
+
+    def follow_at(alpha: float) -> xr.Dataset:
+        def at(K: np.ndarray, n_sites: int, count: int) -> xr.Dataset:
+            return sample(K, n_sites, alpha, count, (study.seed, round(10 * alpha)))
+
+        return follow(at, 1 / (2 * zeta(alpha)), sizes, n_samples)
+
+    rows = [follow_at(alpha) for alpha in alphas]
+    return described(xr.concat(rows, "alpha").assign_coords(alpha=alphas))
+
+
 def inverse_square(study: Study) -> xr.Dataset:
     """Alpha = 2: the flow of K <m^2>."""
     K = np.array([0.645, 0.65, 0.655, 0.66, 0.665])
@@ -102,16 +125,30 @@ def short_range(study: Study) -> xr.Dataset:
 def main() -> None:
     """Run the parts, draw them and write the summary."""
     study = parse(__doc__, __file__)
+    binder = study.cached("binder.nc", lambda: between(study))
     square = study.cached("inverse_square.nc", lambda: inverse_square(study))
     disordered = study.cached("short_range.nc", lambda: short_range(study))
     speed = study.cached("speed.nc", lambda: time_per_site(ring, study.quick))
 
+    rng = np.random.default_rng(study.seed)
+    alphas = binder["alpha"].values
+    table = [critical_coupling(binder.sel(alpha=alpha), rng) for alpha in alphas]
     flow = fit_flow(square)
+    study.draw("critical.png", critical_figure(binder, table, flow, MEAN_FIELD_BINDER))
     study.draw("inverse_square.png", inverse_square_figure(square, flow))
     study.draw("short_range.png", short_range_figure(disordered))
     largest = disordered.isel(n_sites=-1)
     study.conclude(
         {
+            "critical": {
+                str(alpha): {
+                    **{name: round(value, 6) for name, value in row.items()},
+                    "T_c": round(1 / row["K_c"], 4),
+                    "K_c_over_mean_field": round(2 * zeta(alpha) * row["K_c"], 5),
+                }
+                for alpha, row in zip(alphas.tolist(), table, strict=True)
+            },
+            "mean_field_binder": round(MEAN_FIELD_BINDER, 6),
             "inverse_square": {
                 "published": PUBLISHED[0],
                 "published_error": PUBLISHED[1],
