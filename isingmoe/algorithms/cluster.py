@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,8 +133,8 @@ class _ClusterSampler:
     is_ring: bool
     tables: Tables
 
-    lanes: ClassVar[int] = 1
-    is_independent: ClassVar[bool] = False
+    lanes = 1
+    is_independent = False
 
     def start(self, words: NDArray[np.uint64]) -> NDArray:
         """Random labels (site,)."""
