@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import isingmoe as im
-from isingmoe.cli._chain_options import chosen_chain
+from isingmoe.cli._chain_options import ChainSource
 from isingmoe.cli._grid import parse_grid
 from isingmoe.cli._options import check_target
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = [
-    "Algorithm",
-    "AlgorithmName",
-    "Alpha",
-    "Equilibration",
-    "Field",
-    "J",
-    "Length",
-    "NExperts",
-    "NSites",
-    "Replicas",
-    "Samples",
-    "Seed",
-    "Sweeps",
-    "Temperature",
-    "TopK",
-    "Workers",
-    "algorithm_named",
-    "run_sweep",
-]
+__all__ = ["AlgorithmName", "SweepOptions", "algorithm_named"]
 
 _GRID: dict[str, Any] = {
     "metavar": "GRID",
@@ -44,39 +25,7 @@ _GRID: dict[str, Any] = {
 }
 _SAMPLED: dict[str, Any] = {"rich_help_panel": "Monte Carlo"}
 
-J = Annotated[str | None, typer.Option("--J", help="Coupling of neighbours.", **_GRID)]
-Field = Annotated[str | None, typer.Option("--h", help="Field (default: 0).", **_GRID)]
-Temperature = Annotated[str | None, typer.Option(help="In units of J (default: 1).", **_GRID)]
-NSites = Annotated[str | None, typer.Option(help="Sites (default: infinite).", **_GRID)]
-NExperts = Annotated[str | None, typer.Option(help="States of a Potts chain.", **_GRID)]
-TopK = Annotated[str | None, typer.Option(help="Experts that a site holds.", **_GRID)]
-Alpha = Annotated[str | None, typer.Option(help="Couplings fall as r**-alpha.", **_GRID)]
-Length = Annotated[
-    str | None, typer.Option(help="Couplings fall as exp(-(r - 1)/length).", **_GRID)
-]
 AlgorithmName = Literal["exact", "heat-bath", "metropolis", "wolff", "swendsen-wang"]
-Algorithm = Annotated[
-    AlgorithmName | None,
-    typer.Option(help="Sample instead of solving exactly.", **_SAMPLED),
-]
-Samples = Annotated[
-    int | None, typer.Option(min=1, help="Of each replica (default: 1000).", **_SAMPLED)
-]
-Replicas = Annotated[
-    int | None, typer.Option(min=1, help="Independent replicas (default: 8).", **_SAMPLED)
-]
-Sweeps = Annotated[
-    int | None, typer.Option(min=1, help="Sweeps to a sample (default: 1).", **_SAMPLED)
-]
-Equilibration = Annotated[
-    int | None,
-    typer.Option(min=0, help="Samples discarded before (default: a fifth).", **_SAMPLED),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Of the samples.", **_SAMPLED)]
-Workers = Annotated[
-    int | None,
-    typer.Option("--workers", min=1, help="Processes (default: all cores where it saves time)."),
-]
 
 _WHOLE = ("n_sites", "n_experts", "top_k")
 
@@ -96,77 +45,103 @@ def algorithm_named(name: str) -> Any:
     return getattr(im, _ALGORITHMS[name])()
 
 
-def run_sweep(
-    fit: Path | None,
-    layer: int | None,
-    expert: int | None,
-    chain: str | None,
-    boundary: str | None,
-    texts: Mapping[str, str | None],
-    algorithm: str | None,
-    sampling: Mapping[str, int | None],
-    max_distance: int | None,
-    seed: int,
-    workers: int | None,
-    output: Path | None,
-    overwrite: bool,
-) -> tuple[xr.Dataset, list[str]]:
-    """The sweep that the options ask for.
+@dataclass(frozen=True)
+class SweepOptions(ChainSource):
+    """A grid of chains, and how each is solved or sampled."""
 
-    Parameters
-    ----------
-    fit, layer, expert, chain, boundary
-        Of the chain.
-    texts : dict
-        The grid as it was typed.
-    algorithm : str or None
-    sampling : dict
-        Options that need an algorithm.
-    max_distance : int or None
-    seed : int
-    workers : int or None
-    output : Path or None
-    overwrite : bool
+    J: Annotated[str | None, typer.Option("--J", help="Coupling of neighbours.", **_GRID)] = None
+    h: Annotated[str | None, typer.Option("--h", help="Field (default: 0).", **_GRID)] = None
+    temperature: Annotated[
+        str | None, typer.Option(help="In units of J (default: 1).", **_GRID)
+    ] = None
+    n_sites: Annotated[str | None, typer.Option(help="Sites (default: infinite).", **_GRID)] = None
+    n_experts: Annotated[str | None, typer.Option(help="States of a Potts chain.", **_GRID)] = None
+    top_k: Annotated[str | None, typer.Option(help="Experts that a site holds.", **_GRID)] = None
+    alpha: Annotated[str | None, typer.Option(help="Couplings fall as r**-alpha.", **_GRID)] = None
+    length: Annotated[
+        str | None, typer.Option(help="Couplings fall as exp(-(r - 1)/length).", **_GRID)
+    ] = None
+    algorithm: Annotated[
+        AlgorithmName | None, typer.Option(help="Sample instead of solving exactly.", **_SAMPLED)
+    ] = None
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Of each replica (default: 1000).", **_SAMPLED)
+    ] = None
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Independent replicas (default: 8).", **_SAMPLED)
+    ] = None
+    sweeps: Annotated[
+        int | None, typer.Option(min=1, help="Sweeps to a sample (default: 1).", **_SAMPLED)
+    ] = None
+    equilibration: Annotated[
+        int | None,
+        typer.Option(min=0, help="Samples discarded before (default: a fifth).", **_SAMPLED),
+    ] = None
+    seed: Annotated[int, typer.Option(min=0, help="Of the samples.", **_SAMPLED)] = 0
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes (default: all cores where it saves time)."),
+    ] = None
 
-    Returns
-    -------
-    Dataset
-    axes : list of str
-        The parameters that were swept.
+    def run(
+        self, output: Path | None, overwrite: bool, max_distance: int | None = None
+    ) -> tuple[xr.Dataset, list[str]]:
+        """The sweep that the options ask for.
 
-    Raises
-    ------
-    typer.BadParameter
-        If the options do not go together.
-    ValueError, TypeError, OSError
-        As `isingmoe.sweep` does.
-    """
-    if output is not None:
-        # Whether what is there may stay, or go on, is for the sweep to say.
-        check_target(output, True, *([] if fit is None else [fit]))
-    single, swept = parse_grid(texts, _WHOLE)
-    if not swept:
-        raise typer.BadParameter("give a parameter several values, such as --J 0:2:41")
-    first = {name: values[0].item() for name, values in swept.items()}
-    first |= {name: int(first[name]) for name in _WHOLE if name in first}
-    base = chosen_chain(fit, layer, expert, chain, boundary, {**first, **single})
-    options: dict[str, Any] = {name: value for name, value in sampling.items() if value is not None}
-    if algorithm is None and options:
-        raise typer.BadParameter("the options of Monte Carlo need --algorithm")
-    if algorithm is not None:
-        options["algorithm"] = algorithm_named(algorithm)
-    if max_distance is not None:
-        options["max_distance"] = max_distance
-    result = im.sweep(
-        im.solve if algorithm is None else im.simulate,
-        base,
-        options=options,
-        drop_dims=_SERIES_DIMS,
-        seed=seed,
-        path=output,
-        overwrite=overwrite,
-        n_workers=workers,
-        progress=sys.stderr.isatty(),
-        **swept,
-    )
-    return result, list(swept)
+        Parameters
+        ----------
+        output : Path or None
+        overwrite : bool
+        max_distance : int or None
+            Default: that of `solve` or `simulate`.
+
+        Returns
+        -------
+        Dataset
+        axes : list of str
+            The parameters that were swept.
+
+        Raises
+        ------
+        typer.BadParameter
+            If the options do not go together.
+        ValueError, TypeError, OSError
+            As `isingmoe.sweep` does.
+        """
+        if output is not None:
+            # Whether what is there may stay, or go on, is for the sweep to say.
+            check_target(output, True, *self.inputs)
+        single, swept = parse_grid(self.parameters(), _WHOLE)
+        if not swept:
+            raise typer.BadParameter("give a parameter several values, such as --J 0:2:41")
+        first = {name: values[0].item() for name, values in swept.items()}
+        first |= {name: int(first[name]) for name in _WHOLE if name in first}
+        result = im.sweep(
+            im.solve if self.algorithm is None else im.simulate,
+            self.made({**first, **single}),
+            options=self._options(max_distance),
+            drop_dims=_SERIES_DIMS,
+            seed=self.seed,
+            path=output,
+            overwrite=overwrite,
+            n_workers=self.workers,
+            progress=sys.stderr.isatty(),
+            **swept,
+        )
+        return result, list(swept)
+
+    def _options(self, max_distance: int | None) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "n_samples": self.samples,
+            "n_replicas": self.replicas,
+            "n_sweeps": self.sweeps,
+            "n_equilibration": self.equilibration,
+        }
+        options = {name: value for name, value in options.items() if value is not None}
+        if self.algorithm is not None:
+            options["algorithm"] = algorithm_named(self.algorithm)
+        elif options:
+            raise typer.BadParameter("the options of Monte Carlo need --algorithm")
+        if max_distance is not None:
+            options["max_distance"] = max_distance
+        return options

@@ -8,25 +8,14 @@ from typing import Annotated
 import typer
 
 import isingmoe as im
-from isingmoe.cli import _sweeps as options
-from isingmoe.cli._chain_options import Boundary, ChainKind, Expert, FitFile, Layer
+from isingmoe.cli._groups import spread
 from isingmoe.cli._options import Overwrite, emit_text
+from isingmoe.cli._sweeps import SweepOptions
 
 
+@spread
 def phase_diagram(
-    fit: FitFile = None,
-    layer: Layer = None,
-    expert: Expert = None,
-    chain: ChainKind = None,
-    J: options.J = None,
-    h: options.Field = None,
-    temperature: options.Temperature = None,
-    n_sites: options.NSites = None,
-    n_experts: options.NExperts = None,
-    top_k: options.TopK = None,
-    alpha: options.Alpha = None,
-    length: options.Length = None,
-    boundary: Boundary = None,
+    chains: SweepOptions,
     quantity: Annotated[
         list[str] | None,
         typer.Option(
@@ -34,13 +23,6 @@ def phase_diagram(
             "susceptibility)."
         ),
     ] = None,
-    algorithm: options.Algorithm = None,
-    samples: options.Samples = None,
-    replicas: options.Replicas = None,
-    sweeps: options.Sweeps = None,
-    equilibration: options.Equilibration = None,
-    seed: options.Seed = 0,
-    workers: options.Workers = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the grid.")] = Path(
         "phase_diagram.nc"
     ),
@@ -61,34 +43,6 @@ def phase_diagram(
     from isingmoe.plotting import check_figure
 
     check_figure(figure, overwrite)
-    grid, _ = options.run_sweep(
-        fit,
-        layer,
-        expert,
-        chain,
-        boundary,
-        {
-            "J": J,
-            "h": h,
-            "temperature": temperature,
-            "n_sites": n_sites,
-            "n_experts": n_experts,
-            "top_k": top_k,
-            "alpha": alpha,
-            "length": length,
-        },
-        algorithm,
-        {
-            "n_samples": samples,
-            "n_replicas": replicas,
-            "n_sweeps": sweeps,
-            "n_equilibration": equilibration,
-        },
-        None,
-        seed,
-        workers,
-        output,
-        overwrite,
-    )
+    grid, _ = chains.run(output, overwrite)
     im.plot_phase_diagram(grid, quantity, path=figure, overwrite=overwrite)
     emit_text(f"Written: {output} and {figure}")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import isingmoe as im
-from isingmoe.cli import _chain_options as options
+from isingmoe.cli._chain_options import ChainOptions
+from isingmoe.cli._groups import spread
 from isingmoe.cli._options import Json, Output, Overwrite, check_target, emit_json, emit_text
 from isingmoe.cli._sweeps import AlgorithmName, algorithm_named
 
@@ -15,20 +16,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+@spread
 def simulate(
-    fit: options.FitFile = None,
-    layer: options.Layer = None,
-    expert: options.Expert = None,
-    chain: options.ChainKind = None,
-    J: options.Coupling = None,
-    h: options.Field = None,
-    temperature: options.Temperature = None,
-    n_sites: options.NSites = None,
-    n_experts: options.NExperts = None,
-    top_k: options.TopK = None,
-    alpha: options.Alpha = None,
-    length: options.Length = None,
-    boundary: options.Boundary = None,
+    model: ChainOptions,
     algorithm: Annotated[
         AlgorithmName, typer.Option(help="How the chain is sampled.")
     ] = "heat-bath",
@@ -58,21 +48,11 @@ def simulate(
     from isingmoe._text import track
 
     if output is not None:
-        check_target(output, overwrite, *([] if fit is None else [fit]))
+        check_target(output, overwrite, *model.inputs)
     if keep_states and output is None:
         raise typer.BadParameter("--keep-states needs --output")
-    values = {
-        "J": J,
-        "h": h,
-        "temperature": temperature,
-        "n_sites": n_sites,
-        "n_experts": n_experts,
-        "top_k": top_k,
-        "alpha": alpha,
-        "length": length,
-    }
     result = im.simulate(
-        options.chosen_chain(fit, layer, expert, chain, boundary, values),
+        model.make(),
         algorithm_named(algorithm),
         n_samples=samples,
         n_replicas=replicas,

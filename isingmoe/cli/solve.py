@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import isingmoe as im
-from isingmoe.cli import _chain_options as options
+from isingmoe.cli._chain_options import ChainOptions
+from isingmoe.cli._groups import spread
 from isingmoe.cli._options import (
     Json,
     Output,
@@ -21,20 +22,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+@spread
 def solve(
-    fit: options.FitFile = None,
-    layer: options.Layer = None,
-    expert: options.Expert = None,
-    chain: options.ChainKind = None,
-    J: options.Coupling = None,
-    h: options.Field = None,
-    temperature: options.Temperature = None,
-    n_sites: options.NSites = None,
-    n_experts: options.NExperts = None,
-    top_k: options.TopK = None,
-    alpha: options.Alpha = None,
-    length: options.Length = None,
-    boundary: options.Boundary = None,
+    model: ChainOptions,
     max_distance: Annotated[
         int | None,
         typer.Option(min=0, help="Largest distance of C(d) (default: 128, or the chain's)."),
@@ -55,19 +45,8 @@ def solve(
     from isingmoe._text import track
 
     if output is not None:
-        check_target(output, overwrite, *([] if fit is None else [fit]))
-    values = {
-        "J": J,
-        "h": h,
-        "temperature": temperature,
-        "n_sites": n_sites,
-        "n_experts": n_experts,
-        "top_k": top_k,
-        "alpha": alpha,
-        "length": length,
-    }
-    chosen = options.chosen_chain(fit, layer, expert, chain, boundary, values)
-    exact = im.solve(chosen, max_distance=max_distance, track=track)
+        check_target(output, overwrite, *model.inputs)
+    exact = im.solve(model.make(), max_distance=max_distance, track=track)
     if output is not None:
         write_dataset(exact, output, overwrite=overwrite)
     if json:

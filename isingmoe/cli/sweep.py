@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isingmoe.cli import _sweeps as options
-from isingmoe.cli._chain_options import Boundary, ChainKind, Expert, FitFile, Layer
+from isingmoe.cli._groups import spread
 from isingmoe.cli._options import Json, Output, Overwrite, emit_json, emit_text
+from isingmoe.cli._sweeps import SweepOptions
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,30 +21,12 @@ _WIDTH = 170
 _BESIDE = ("_error", "_autocorrelation_time")
 
 
+@spread
 def sweep(
-    fit: FitFile = None,
-    layer: Layer = None,
-    expert: Expert = None,
-    chain: ChainKind = None,
-    J: options.J = None,
-    h: options.Field = None,
-    temperature: options.Temperature = None,
-    n_sites: options.NSites = None,
-    n_experts: options.NExperts = None,
-    top_k: options.TopK = None,
-    alpha: options.Alpha = None,
-    length: options.Length = None,
-    boundary: Boundary = None,
-    algorithm: options.Algorithm = None,
-    samples: options.Samples = None,
-    replicas: options.Replicas = None,
-    sweeps: options.Sweeps = None,
-    equilibration: options.Equilibration = None,
-    seed: options.Seed = 0,
+    grid: SweepOptions,
     max_distance: Annotated[
         int | None, typer.Option(min=0, help="Largest distance of C(d).")
     ] = None,
-    workers: options.Workers = None,
     output: Output = None,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -57,35 +39,7 @@ def sweep(
 
     Example: isingmoe sweep fit.nc --layer 7 --temperature 0.5:2:31 -o grid.nc
     """
-    result, axes = options.run_sweep(
-        fit,
-        layer,
-        expert,
-        chain,
-        boundary,
-        {
-            "J": J,
-            "h": h,
-            "temperature": temperature,
-            "n_sites": n_sites,
-            "n_experts": n_experts,
-            "top_k": top_k,
-            "alpha": alpha,
-            "length": length,
-        },
-        algorithm,
-        {
-            "n_samples": samples,
-            "n_replicas": replicas,
-            "n_sweeps": sweeps,
-            "n_equilibration": equilibration,
-        },
-        max_distance,
-        seed,
-        workers,
-        output,
-        overwrite,
-    )
+    result, axes = grid.run(output, overwrite, max_distance)
     if json:
         emit_json(
             result, (*axes, "distance", "expert", "state", "mode"), output=output and str(output)
