@@ -18,16 +18,6 @@ _ONE = np.uint64(1)
 
 
 @nb.njit(cache=True, nogil=True)
-def random_labels(labels, n_states, words):
-    """Fill `labels` with labels drawn uniformly from 0..n_states-1."""
-    state = loaded(words)
-    for i in range(len(labels)):
-        word, state = next_word(state)
-        labels[i] = below(word, n_states)
-    stored(words, state)
-
-
-@nb.njit(cache=True, nogil=True)
 def _connect(parent, n_pairs, pairs):
     """Join the clusters of pairs of sites.
 

@@ -36,16 +36,6 @@ def split(word, n):
     return np.int64(upper >> _HALF), word * factor
 
 
-@nb.njit(cache=True, nogil=True)
-def random_labels(state, words, q):
-    """Fill a state with labels drawn uniformly."""
-    rng = loaded(words)
-    for i in range(state.size):
-        word, rng = next_word(rng)
-        state[i], _ = split(word, q)
-    stored(words, rng)
-
-
 @nb.njit(cache=True, nogil=True, inline="always")
 def visited(step, n, n_sublattices, rng):
     """The site to update: the one whose turn it is, or a random one."""

@@ -8,7 +8,6 @@ import numba as nb
 import numpy as np
 
 _SEVENTEEN = np.uint64(17)
-_LOW_32 = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _ELEVEN = np.uint64(11)
 _TO_UNIT = 2.0**-53
@@ -58,7 +57,11 @@ def below(word, n):
     return np.int64(((word >> _HALF) * np.uint64(n)) >> _HALF)
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
-def lower_unit(word):
-    """A float64 in [0, 1) from the lower 32 bits, which `below` does not use."""
-    return np.float64(word & _LOW_32) * 2.0**-32
+@nb.njit(cache=True, nogil=True)
+def random_labels(labels, words, n_labels):
+    """Fill an array (site,) with labels drawn uniformly from 0..n_labels-1."""
+    state = loaded(words)
+    for i in range(labels.size):
+        word, state = next_word(state)
+        labels[i] = below(word, n_labels)
+    stored(words, state)

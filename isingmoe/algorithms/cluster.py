@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import poisson
 
-from isingmoe._kernels.clusters import advance_swendsen_wang, advance_wolff, random_labels
+from isingmoe._kernels.clusters import advance_swendsen_wang, advance_wolff
 from isingmoe._kernels.placing import Tables, bins, walker_table
+from isingmoe._kernels.random import random_labels
 from isingmoe.algorithms._sampler import label_dtype
 from isingmoe.chains import Chain
 from isingmoe.couplings import gain_of_equal
@@ -139,7 +140,7 @@ class _ClusterSampler:
     def start(self, words: NDArray[np.uint64]) -> NDArray:
         """Random labels (site,)."""
         labels = np.empty(self.n_sites, label_dtype(self.n_states))
-        random_labels(labels, self.n_states, words)
+        random_labels(labels, words, self.n_states)
         return labels
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isingmoe._kernels import local, multispin, sets
+from isingmoe._kernels.random import random_labels
 from isingmoe.algorithms import _conditionals
 from isingmoe.algorithms._sampler import label_dtype
 from isingmoe.chains import Chain
@@ -256,9 +257,7 @@ def _has_two_states_and_one_field(chain: Chain) -> bool:
 
 def _label_sampler(chain: Chain, kernel: Callable, arguments: tuple) -> LocalSampler:
     q = chain.n_states
-    return LocalSampler(
-        kernel, arguments, local.random_labels, (q,), (_length(chain),), label_dtype(q)
-    )
+    return LocalSampler(kernel, arguments, random_labels, (q,), (_length(chain),), label_dtype(q))
 
 
 def _two_state_sampler(chain: Chain, rule: Callable, n_sublattices: int) -> LocalSampler:
