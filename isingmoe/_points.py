@@ -8,6 +8,7 @@ which is not read.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
@@ -211,6 +212,7 @@ class PointFolder:
         self.path = target.parent / f"{target.name}.points"
         self._target = target
         self._lock: int | None = None
+        self._ours: str | None = None
 
     def manifest(self) -> str | None:
         """What the folder says of its sweep; None where there is none."""
@@ -219,8 +221,8 @@ class PointFolder:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def begin(self, manifest: str) -> None:
-        """Make the folder, or take the one that is there.
+    def take(self) -> None:
+        """Make the folder, or take the one that is there, so that no other process does.
 
         Raises
         ------
@@ -229,12 +231,17 @@ class PointFolder:
         OSError
             If it cannot be made.
         """
-        self.path.mkdir(exist_ok=True)
-        self._hold()
-        if self.manifest() is None:
-            part = self.path / f"{_PART}{uuid.uuid4().hex}"
-            part.write_text(manifest, encoding="utf-8")
-            part.replace(self.path / _MANIFEST)
+        while True:
+            self.path.mkdir(exist_ok=True)
+            try:
+                self._hold()
+            except FileNotFoundError:
+                continue
+            # Who had it before may have removed it while we waited for the lock.
+            if self._lock is None or self._is_the_one():
+                return
+            os.close(self._lock)
+            self._lock = None
 
     def _hold(self) -> None:
         try:
@@ -245,17 +252,48 @@ class PointFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.release()
+            os.close(self._lock)
+            self._lock = None
             raise BlockingIOError(
-                f"{self.path}: another process is computing this sweep; wait for it, or name "
+                f"{self.path}: another process is computing a sweep here; wait for it, or name "
                 "another path"
             ) from None
         except OSError:
             # A file system without locks.
-            self.release()
+            os.close(self._lock)
+            self._lock = None
+
+    def _is_the_one(self) -> bool:
+        """Whether the folder under our name is the one that we hold."""
+        try:
+            return self._lock is None or os.path.samestat(os.fstat(self._lock), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def begin(self, manifest: str) -> None:
+        """Say what sweep the folder, which was taken, belongs to."""
+        if self.manifest() is None:
+            part = self.path / f"{_PART}{uuid.uuid4().hex}"
+            part.write_text(manifest, encoding="utf-8")
+            part.replace(self.path / _MANIFEST)
+        self._ours = manifest
+
+    def is_ours(self) -> bool:
+        """Whether the folder is still the one that was taken, for the sweep that was begun."""
+        return self._is_the_one() and self.manifest() == self._ours
+
+    def check(self) -> None:
+        """Raise an OSError where something else has taken the place of this sweep."""
+        if not self.is_ours():
+            raise OSError(
+                f"{self.path}: was removed or replaced while the sweep was computed; run it again"
+            )
 
     def release(self) -> None:
-        """Let another process have the folder."""
+        """Let another process have the folder; an empty one goes."""
+        if self._is_the_one():
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -283,13 +321,19 @@ class PointFolder:
 
         It is written in the folder and then moved: whatever ends that leaves no half file
         outside.
+
+        Raises
+        ------
+        OSError
+            If the folder is not ours any more, or the file cannot be written.
         """
+        self.check()
         self._clear_parts()
         part = write_dataset(dataset, self.path / self._target.name)
         if self._target.is_dir() and not self._target.is_symlink():
             shutil.rmtree(self._target)
         part.replace(self._target)
-        self.remove()
+        self.clear()
 
     def _clear_parts(self) -> None:
         name = self._target.name
@@ -299,14 +343,21 @@ class PointFolder:
             else:
                 part.unlink(missing_ok=True)
 
-    def remove(self) -> None:
+    def clear(self) -> None:
         """Delete what is ours; the manifest last, as without it nothing here is read."""
-        if not self.path.is_dir():
-            return
         self._clear_parts()
         for pattern in (f"*{_LOG_SUFFIX}", f"{_PART}*", _MANIFEST):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
-        self.release()
-        if not any(self.path.iterdir()):
-            self.path.rmdir()
+
+    def discard(self, manifest: str) -> None:
+        """Delete what a sweep has left behind, if this is its folder and nobody is at work."""
+        if self.manifest() != manifest:
+            return
+        with contextlib.suppress(OSError):
+            self.take()
+            try:
+                if self.manifest() == manifest:
+                    self.clear()
+            finally:
+                self.release()

@@ -175,37 +175,66 @@ def _run_into(
     """Go on from what is stored, or begin; the result is what is in the file."""
     folder = PointFolder(target)
     provenance = attributes["provenance"]
-    if target.exists():
-        there = _provenance_of(target)
-        if there == provenance:
-            folder.remove()
-            return read_dataset(target)
-        if not overwrite:
-            raise FileExistsError(f"{target}: holds {other_sweep(there, provenance)}; {_REMEDY}")
+    if _is_finished(target, provenance, overwrite):
+        folder.discard(provenance)
+        return read_dataset(target)
     check_output(target, overwrite)
-    there = folder.manifest()
-    if there is not None and there != provenance:
-        if not overwrite:
-            raise FileExistsError(
-                f"{folder.path}: holds points of {other_sweep(there, provenance)}; {_REMEDY}"
-            )
-        folder.remove()
-    folder.begin(provenance)
+    folder.take()
+    try:
+        # Another process may have finished before the folder was ours.
+        if _is_finished(target, provenance, overwrite):
+            return read_dataset(target)
+        there = folder.manifest()
+        if there is not None and there != provenance:
+            if not overwrite:
+                raise FileExistsError(
+                    f"{folder.path}: holds points of {other_sweep(there, provenance)}; {_REMEDY}"
+                )
+            folder.clear()
+        folder.begin(provenance)
+        _finish(folder, grid, run, attributes)
+    finally:
+        folder.release()
+    return read_dataset(target)
+
+
+def _finish(
+    folder: PointFolder,
+    grid: Grid,
+    run: Callable[[PointFolder], dict[int, Stored]],
+    attributes: dict[str, str],
+) -> None:
+    """Compute what is left, and publish; what is interrupted is kept, and says so."""
     try:
         folder.publish(assemble(grid, run(folder)).assign_attrs(attributes))
     except BaseException as error:
+        if not folder.is_ours():
+            raise
         kept = len(folder.finished())
         if not kept:
-            folder.remove()
+            folder.clear()
         elif isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(
                 f"interrupted; {kept} of {grid.size} points are kept in {folder.path}, and the "
                 "same sweep goes on from there"
             ) from None
         raise
-    finally:
-        folder.release()
-    return read_dataset(target)
+
+
+def _is_finished(target: Path, provenance: str, overwrite: bool) -> bool:
+    """Whether the result of this sweep is there.
+
+    Raises
+    ------
+    FileExistsError
+        If something else is, and may not be replaced.
+    """
+    if not target.exists():
+        return False
+    there = _provenance_of(target)
+    if there != provenance and not overwrite:
+        raise FileExistsError(f"{target}: holds {other_sweep(there, provenance)}; {_REMEDY}")
+    return there == provenance
 
 
 def _run(
@@ -245,7 +274,10 @@ def _run(
                     finished[index] = stored
             for index, category, text in outcome.heard:
                 heard.setdefault(category, []).append((index, text))
-    return finished if folder is None else folder.read()
+    if folder is None:
+        return finished
+    folder.check()
+    return folder.read()
 
 
 def _check_memory(n_points: int, outcome: Outcome) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -461,12 +462,79 @@ def test_files_of_others_stay_in_the_folder(tmp_path, calls, monkeypatch):
 def test_a_folder_belongs_to_one_process(tmp_path):
     pytest.importorskip("fcntl")
     first, second = (PointFolder(tmp_path / "grid.nc") for _ in range(2))
-    first.begin("{}")
-    with pytest.raises(BlockingIOError, match="another process is computing this sweep"):
-        second.begin("{}")
+    first.take()
+    with pytest.raises(BlockingIOError, match="another process is computing a sweep here"):
+        second.take()
     first.release()
+    assert not first.path.exists()
+    second.take()
     second.begin("{}")
     second.release()
+    assert second.manifest() == "{}"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_sweep_at_work_is_left_alone(tmp_path, calls, monkeypatch, overwrite):
+    pytest.importorskip("fcntl")
+    target = tmp_path / "grid.nc"
+    verb, _ = interrupted(tmp_path, 6.0)
+    at_work = PointFolder(target)
+    at_work.take()
+    for other in ({"verb": noting}, {"verb": verb, "seed": 1}, {"verb": verb}):
+        with pytest.raises(BlockingIOError, match="another process is computing a sweep here"):
+            im.sweep(chain=RING, J=np.arange(10.0), path=target, overwrite=overwrite, **other)
+    assert at_work.finished() == set(range(6))
+    at_work.release()
+    monkeypatch.setenv("GO_ON", "1")
+    calls.write_text("")
+    im.sweep(verb, RING, J=np.arange(10.0), path=target)
+    assert called(calls) == [6, 7, 8, 9]
+
+
+def test_a_folder_that_was_replaced_is_not_published(tmp_path):
+    target = tmp_path / "grid.nc"
+
+    def robbed(chain):
+        folder = PointFolder(target)
+        if chain.J == 2:
+            shutil.rmtree(folder.path)
+            folder.path.mkdir()
+            (folder.path / "manifest.json").write_text("theirs")
+        return energy(chain)
+
+    with pytest.raises(OSError, match=r"grid.nc.points: was removed or replaced while the sweep"):
+        im.sweep(robbed, RING, J=[0.0, 1.0, 2.0], path=target, n_workers=1)
+    assert os.listdir(tmp_path) == ["grid.nc.points"]
+    assert PointFolder(target).manifest() == "theirs"
+
+
+def test_a_result_that_another_process_has_written_meanwhile_is_kept(tmp_path, monkeypatch):
+    target = tmp_path / "grid.nc"
+    take, arguments = PointFolder.take, {"J": [1.0, 2.0], "path": target}
+
+    def late(folder):
+        monkeypatch.setattr(PointFolder, "take", take)
+        im.sweep(energy, RING, **arguments)
+        take(folder)
+
+    monkeypatch.setattr(PointFolder, "take", late)
+    with pytest.raises(FileExistsError, match=r"grid.nc: holds another sweep: seed is 0 there"):
+        im.sweep(energy, RING, seed=1, **arguments)
+    assert os.listdir(tmp_path) == ["grid.nc"]
+    monkeypatch.setattr(PointFolder, "take", late)
+    im.sweep(energy, RING, **arguments)
+
+
+def test_a_finished_sweep_leaves_the_points_of_another(tmp_path, calls, monkeypatch):
+    target = tmp_path / "grid.nc"
+    finished = {"J": [0.2, 0.4], "path": target}
+    im.sweep(energy, RING, **finished)
+    verb, _ = interrupted(tmp_path, 6.0, overwrite=True)
+    im.sweep(energy, RING, **finished)
+    assert PointFolder(target).finished() == set(range(6))
+    monkeypatch.setenv("GO_ON", "1")
+    im.sweep(verb, RING, J=np.arange(10.0), path=target, overwrite=True)
+    assert called(calls) == list(range(10))
 
 
 def test_a_zarr_store_is_written_too(tmp_path):
@@ -745,6 +813,7 @@ def test_a_dataset_survives_as_bytes():
 
 def test_logs_of_several_processes_are_read_together(tmp_path):
     folder = PointFolder(tmp_path / "grid.nc")
+    folder.take()
     folder.begin("{}")
     logs = [PointLog(folder.path) for _ in range(4)]
 
@@ -762,7 +831,8 @@ def test_logs_of_several_processes_are_read_together(tmp_path):
     expected = {i: Stored(bytes([i % 3]), i.to_bytes(8, "little")) for i in range(400)}
     assert folder.read() == expected
     assert folder.finished() == set(range(400))
-    folder.remove()
+    folder.clear()
+    folder.release()
     assert not folder.path.exists()
 
 
