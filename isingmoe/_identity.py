@@ -6,103 +6,114 @@ import hashlib
 import json
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
-from types import CodeType, FunctionType
+from types import MethodType
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
+from isingmoe._code import Describe, digest, function_in, of_class, of_function, qualified
 from isingmoe._text import plain
 
-__all__ = ["digest", "identity", "other_sweep"]
+__all__ = ["digest", "digest_all", "identity", "other_sweep"]
 
 
-def digest(value: Any) -> str:
-    """A hash of something made of JSON's types."""
-    text = json.dumps(value, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def digest_all(values: Iterable[Any]) -> str:
+    """A hash of many things made of JSON's types, one after another."""
+    together = hashlib.sha256()
+    for value in values:
+        together.update(digest(value).encode())
+    return together.hexdigest()[:16]
 
 
 def identity(value: Any) -> Any:
     """A value in JSON's types, equal for equal values; arrays by their hash.
+
+    Functions by their code, with the values that they use and the functions of the user
+    that they call.
 
     Raises
     ------
     TypeError
         If it is of a kind that cannot be told from others, as it cannot be pickled.
     """
+    return _identity(value, set())
+
+
+def _identity(value: Any, seen: set[int]) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else repr(value)
     if isinstance(value, np.generic):
-        return identity(value.item())
+        return _identity(value.item(), seen)
     if isinstance(value, np.ndarray) and value.dtype != object:
         content = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:16]
         return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": content}
     if isinstance(value, list | tuple):
-        return [identity(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): identity(item) for key, item in value.items()}
+        return [_identity(item, seen) for item in value]
+    if isinstance(value, Mapping) and not isinstance(value, xr.Dataset):
+        return {str(key): _identity(item, seen) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(digest(_identity(item, seen)) for item in value)
     if isinstance(value, np.random.SeedSequence):
-        return {"entropy": identity(value.entropy), "spawn_key": list(value.spawn_key)}
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {f.name: identity(getattr(value, f.name)) for f in fields(value)}
-        return {"type": _name(type(value)), **parts}
+        return {"entropy": _identity(value.entropy, seen), "spawn_key": list(value.spawn_key)}
+    if isinstance(value, xr.Dataset | xr.DataArray):
+        return _of_labelled(value, seen)
     if isinstance(value, partial):
+        arguments = _identity([value.args, value.keywords], seen)
+        return {"function": _identity(value.func, seen), "arguments": arguments}
+    if isinstance(value, MethodType):
         return {
-            "function": identity(value.func),
-            "arguments": identity([value.args, value.keywords]),
+            "function": _once(value.__func__, of_function, seen),
+            "self": _identity(value.__self__, seen),
         }
-    if isinstance(value, FunctionType):
-        return _of_function(value)
+    function = function_in(value)
+    if function is not None:
+        return _once(function, of_function, seen)
+    if isinstance(value, type):
+        return _once(value, of_class, seen)
+    kind = _once(type(value), of_class, seen)
+    if is_dataclass(value):
+        return {
+            "type": kind,
+            **{f.name: _identity(getattr(value, f.name), seen) for f in fields(value)},
+        }
     try:
         content = hashlib.sha256(pickle.dumps(value, protocol=5)).hexdigest()[:16]
     except Exception as error:
         raise TypeError(
             f"{plain(repr(value), 40)}: expected something that can be pickled ({error})"
         ) from None
-    return {"type": _name(type(value)), "sha256": content}
+    return {"type": kind, "sha256": content}
 
 
-def _name(thing: Any) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}"
+def _once(thing: Any, describe: Callable[[Any, Describe], Any], seen: set[int]) -> Any:
+    """A function or a class in full where it is met first, by its name after that."""
+    if id(thing) in seen:
+        return qualified(thing)
+    seen.add(id(thing))
+    return describe(thing, partial(_held, seen=seen))
 
 
-def _of_function(function: FunctionType) -> Any:
-    if function.__module__.startswith("isingmoe."):
-        return _name(function)
-    held = [cell.cell_contents for cell in function.__closure__ or ()]
-    held += [function.__defaults__, function.__kwdefaults__]
-    return {
-        "function": _name(function),
-        "code": digest([_of_code(function.__code__), [_held(item) for item in held]]),
-    }
-
-
-def _of_code(code: CodeType) -> list[Any]:
-    """What a function does, whatever line it stands on."""
-    constants = [
-        _of_code(c)
-        if isinstance(c, CodeType)
-        else repr(sorted(map(repr, c)))
-        if isinstance(c, frozenset)
-        else repr(c)
-        for c in code.co_consts
-    ]
-    return [code.co_code.hex(), list(code.co_names), constants]
-
-
-def _held(value: Any) -> Any:
-    """What a function holds from where it was defined, as far as it can be told."""
-    if isinstance(value, FunctionType):
-        return _name(value)
+def _held(value: Any, seen: set[int]) -> Any:
+    """What a function holds or uses, as far as it can be told."""
     try:
-        return identity(value)
-    except TypeError:
-        return _name(type(value))
+        return _identity(value, seen)
+    except (TypeError, RecursionError):
+        return qualified(type(value))
+
+
+def _of_labelled(value: xr.Dataset | xr.DataArray, seen: set[int]) -> Any:
+    data = value if isinstance(value, xr.Dataset) else value.to_dataset(name="values")
+    variables = {
+        str(name): [list(map(str, v.dims)), _identity(v.values, seen), _identity(v.attrs, seen)]
+        for name, v in data.variables.items()
+    }
+    return {"variables": variables, "attributes": _identity(data.attrs, seen)}
 
 
 def other_sweep(there: str | None, wanted: str) -> str:
@@ -127,11 +138,21 @@ def other_sweep(there: str | None, wanted: str) -> str:
             before, after = _axis(before[name]), _axis(after[name])
         else:
             before, after = ", ".join(before), ", ".join(after)
+    function = _function_of(after)
+    if function is not None and function == _function_of(before):
+        return f"another sweep: the code of {function}, or a value that it uses, differs"
     if name == "chains":
         return "another sweep: the chains of its points differ"
     if before == after:
         return f"another sweep: {name} differs"
     return f"another sweep: {name} is {_brief(before)} there and {_brief(after)} here"
+
+
+def _function_of(value: Any) -> str | None:
+    """Name of the function whose identity this is."""
+    if isinstance(value, dict) and {*value} == {"function", "code"}:
+        return plain(value["function"], 80)
+    return None
 
 
 def _axis(entry: Any) -> str:

@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,25 +19,20 @@ from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
 from isingmoe._grids import Grid, assemble
-from isingmoe._identity import digest, identity, other_sweep
+from isingmoe._identity import identity, other_sweep
+from isingmoe._makers import digest_of_chains, in_words, maker
 from isingmoe._points import PointFolder, Stored
 from isingmoe._processes import is_starting
-from isingmoe._spins import short, whole
+from isingmoe._spins import whole
 from isingmoe._storage import check_output, read_dataset
 from isingmoe._text import track
 from isingmoe._workers import Outcome, Point, Task, compute
 from isingmoe.chains import Chain
-from isingmoe.couplings import exponential, power_law
 
 __all__ = ["sweep"]
 
 # Warnings: at which points, and the text.
 Heard = dict[type[Warning], list[tuple[int, str]]]
-
-# Parameters of a chain that take another shape, by the name that they have in a grid.
-_DECAYS = {"alpha": power_law, "length": exponential}
-_STANDS_FOR = {"q": "n_experts", "alpha": "decay", "length": "decay"}
-_NOT_NUMBERS = ("boundary", "decay")
 
 # What HDF5 holds in one piece.
 _LARGEST_VARIABLE = 1 << 32
@@ -116,7 +110,9 @@ def sweep(
     Notes
     -----
     The result does not depend on the number of workers, nor on which points were stored
-    before. Points at which the verb warns are counted, and the first is named.
+    before. A stored sweep is the same where its grid, all chains, the options and the verb
+    are: its code, the values that it uses, and the functions of yours that it calls. Points
+    at which the verb warns are counted, and the first is named.
 
     Examples
     --------
@@ -131,7 +127,7 @@ def sweep(
         # started it says what to do.
         raise SystemExit(1)
     points = Grid.of(grid)
-    make = _maker(chain, points)
+    make = maker(chain, points)
     task = Task(
         verb, _checked_options(verb, options), _seed_sequence(seed), _checked_dims(drop_dims)
     )
@@ -141,8 +137,8 @@ def sweep(
         raise TypeError(f"client: expected a dask.distributed Client, got {type(client).__name__}")
     arguments = {
         "verb": identity(verb),
-        "chain": _in_words(chain, points),
-        "chains": digest([identity(make(index)) for index in points.probes]),
+        "chain": in_words(chain, points),
+        "chains": digest_of_chains(chain, make, points),
         "options": identity(task.options),
         "drop_dims": list(task.drop_dims),
         "grid": points.described(),
@@ -292,87 +288,6 @@ def _check_memory(n_points: int, outcome: Outcome) -> None:
             f"grid: {n_points} points take {total / 2**30:.3g} GiB, more than fits; leave "
             "variables out with drop_dims, or sweep in parts"
         )
-
-
-def _maker(chain: Any, grid: Grid) -> Callable[[int], Chain]:
-    """What makes the chain of each point.
-
-    Raises
-    ------
-    TypeError
-        If `chain` is neither a chain nor a function, or the grid has a name that it does
-        not know.
-    """
-    if callable(chain) and not isinstance(chain, type):
-        build: Callable[..., Any] = chain
-        try:
-            inspect.signature(chain).bind(**grid.values)
-        except TypeError as error:
-            raise TypeError(
-                f"chain: expected a function of {', '.join(grid.values)}, the names in the grid; "
-                f"{error}"
-            ) from None
-    elif _is_chain(chain):
-        _check_parameters(chain, grid)
-        build = partial(_replaced, chain)
-    else:
-        raise TypeError(
-            f"chain: expected a chain, or a function that makes one, got {type(chain).__name__}"
-        )
-
-    def make(index: int) -> Chain:
-        try:
-            made = build(**grid.at(index))
-        except ValueError as error:
-            raise ValueError(f"at {grid.where(index)}: {error}") from error
-        if not _is_chain(made):
-            raise TypeError(
-                f"chain: expected a function that makes a chain, got {type(made).__name__}"
-            )
-        return made
-
-    return make
-
-
-def _is_chain(value: Any) -> bool:
-    # Not by isinstance, which would ask an infinite chain for its reach.
-    return is_dataclass(value) and hasattr(type(value), "bond")
-
-
-def _check_parameters(chain: Any, grid: Grid) -> None:
-    known = [f.name for f in fields(chain) if f.name not in _NOT_NUMBERS]
-    known += [name for name, field_ in _STANDS_FOR.items() if hasattr(chain, field_)]
-    for name in grid.values:
-        if name not in known:
-            raise TypeError(
-                f"{name}: expected a parameter of {type(chain).__name__} ({', '.join(known)}); for "
-                "another give a function of the grid's values in place of the chain"
-            )
-    replaced = [_STANDS_FOR.get(name, name) for name in grid.values]
-    for name in set(replaced):
-        if replaced.count(name) > 1:
-            both = " and ".join(n for n in grid.values if _STANDS_FOR.get(n, n) == name)
-            raise TypeError(f"grid: expected one of {both}, got both")
-
-
-def _replaced(chain: Any, **values: Any) -> Any:
-    changed = {
-        _STANDS_FOR.get(name, name): _DECAYS[name](value) if name in _DECAYS else value
-        for name, value in values.items()
-    }
-    return replace(chain, **changed)
-
-
-def _in_words(chain: Any, grid: Grid) -> str:
-    """The chain without what the grid replaces."""
-    if not _is_chain(chain):
-        return getattr(chain, "__qualname__", type(chain).__name__)
-    replaced = {_STANDS_FOR.get(name, name) for name in grid.values}
-    values = {f.name: getattr(chain, f.name) for f in fields(chain) if f.name not in replaced}
-    if values.get("decay", 0) is None:
-        del values["decay"]
-    parts = [f"{name}={short(value)}" for name, value in values.items()]
-    return f"{type(chain).__name__}({', '.join(parts)})"
 
 
 def _checked_options(verb: Callable[..., Any], options: Mapping[str, Any] | None) -> dict[str, Any]:
