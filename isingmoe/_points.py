@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from isingmoe._storage import write_dataset
+from isingmoe._storage import unwritable, write_dataset
 
 __all__ = ["Frame", "PointFolder", "PointLog", "Stored", "encode", "frame_of"]
 
@@ -232,7 +232,10 @@ class PointFolder:
             If it cannot be made.
         """
         while True:
-            self.path.mkdir(exist_ok=True)
+            try:
+                self.path.mkdir(exist_ok=True)
+            except OSError as error:
+                raise unwritable(self._target, error) from error
             try:
                 self._hold()
             except FileNotFoundError:

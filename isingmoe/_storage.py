@@ -15,7 +15,14 @@ import xarray as xr
 
 from isingmoe._provenance import fingerprint
 
-__all__ = ["check_content", "check_output", "read_dataset", "replace_whole", "write_dataset"]
+__all__ = [
+    "check_content",
+    "check_output",
+    "read_dataset",
+    "replace_whole",
+    "unwritable",
+    "write_dataset",
+]
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _NETCDF3_SIGNATURE = b"CDF"
@@ -221,14 +228,32 @@ def _store_encoding(variable: xr.Variable) -> dict[str, Any]:
 
 
 def replace_whole(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write under a temporary name beside the target, then move it into place."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    """Write under a temporary name beside the target, then move it into place.
+
+    Raises
+    ------
+    OSError
+        If that cannot be done; it names the target.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise unwritable(path, error) from error
     try:
         part = folder / path.name
         write(part)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         part.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return path
+
+
+def unwritable(path: Path, error: OSError) -> OSError:
+    """The error for a target whose temporary file or folder cannot be made or written."""
+    reason = error.strerror or " ".join(str(error).split())
+    text = f"{path}: cannot be written ({reason}); name another folder"
+    return type(error)(text) if isinstance(error, PermissionError) else OSError(text)

@@ -56,6 +56,8 @@ def test_single_values_are_not_swept():
 def test_sizes_in_equal_factors_are_whole():
     _, swept = parse_grid({"n_sites": "log:16:4096:9"}, ("n_sites",))
     assert swept["n_sites"].tolist() == [16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
+    _, swept = parse_grid({"n_sites": "log:1.5:9.6:2"}, ("n_sites",))
+    assert swept["n_sites"].tolist() == [2, 10]
 
 
 def test_sweep_writes_what_the_verb_gives(folder, run_cli):
@@ -338,6 +340,32 @@ BAD = {
         ("--J", 1, "--n-sites", "16:20:4"),
         "n_sites: expected whole numbers, got 17.3333",
     ),
+    "infinite among sizes": (
+        ("--J", "0:1:3", "--n-sites", "inf,10"),
+        "n_sites: expected whole numbers, got inf; leave it out for the infinite chain",
+    ),
+    "NaN among sizes": (
+        ("--J", "0:1:3", "--n-sites", "nan,10"),
+        "n_sites: expected whole numbers, got nan",
+    ),
+    "part of a site first": (
+        ("--J", 1, "--n-sites", "1.5,10"),
+        "n_sites: expected whole numbers, got 1.5; round it",
+    ),
+    "infinite size": (("--J", "0:1:3", "--n-sites", "inf"), "n_sites: expected a whole number, g"),
+    "huge size": (
+        ("--J", "0:1:3", "--n-sites", "1e300"),
+        "n_sites: expected a whole number of at most 2^53, got 1e+300",
+    ),
+    "huge range": (
+        ("--J=-1e308:1e308:3",),
+        "J: expected ends that a finite number lies between, got '-1e308:1e308:3'",
+    ),
+    "one J that is NaN": (("--J", "nan"), "J: expected a finite number, got nan"),
+    "one h that is infinite": (
+        ("--J", "0,1", "--h", "inf"),
+        "h: expected a finite number, got inf",
+    ),
     "too large": (("--J", "0:2:100000", "--h", "0:1:10000"), "grid: expected at most 1000000 poin"),
     "too long": (
         ("--J", "0:2:1000000000"),
@@ -429,6 +457,24 @@ def test_wrong_usage_exits_with_2(folder, run_cli, command, options):
     assert ran.exit_code == 2
     assert "Traceback" not in ran.stderr
     assert os.listdir() == []
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write to")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("sweep", "--J", "0:1:3"),
+        ("simulate", "--J", 1, "--n-sites", 9, "--samples", 1000),
+        ("solve", "--J", 1),
+        ("phase-diagram", "--J", "0:1:3", "--quantity", "energy"),
+    ],
+)
+def test_a_folder_that_nobody_can_write_to(folder, run_cli, command):
+    ran = run_cli(*command, "-o", "/proc/x.nc")
+    assert ran.exit_code == 1
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("isingmoe: error: /proc/x.nc: ")
+    assert line.endswith("name another folder") or "cannot be written to" in line
 
 
 @pytest.mark.parametrize("figure", ["absent/figure.png", "figure.docx", "there"])

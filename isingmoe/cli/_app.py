@@ -17,7 +17,15 @@ from isingmoe.errors import ConvergenceError
 __all__ = ["app", "main"]
 
 _INTERRUPTED = "interrupted; no file was left half-written"
-_EXPECTED = (ValueError, TypeError, OSError, ImportError, MemoryError, ConvergenceError)
+_EXPECTED = (
+    ValueError,
+    TypeError,
+    OSError,
+    ImportError,
+    MemoryError,
+    OverflowError,
+    ConvergenceError,
+)
 
 
 class _Commands(TyperGroup):

@@ -13,6 +13,9 @@ __all__ = ["parse_grid"]
 
 _FORMS = "expected start:stop:count, log:start:stop:count, or values with commas between"
 
+# Floats hold whole numbers up to it.
+_LARGEST = 1 << 53
+
 
 @dataclass(frozen=True)
 class _Range:
@@ -58,6 +61,9 @@ def parse_grid(
     from isingmoe._grids import check_size
 
     ranges = {name: _parse(name, text) for name, text in texts.items() if text is not None}
+    for name, r in ranges.items():
+        if name in whole:
+            _check_whole(name, r)
     several = {name: r for name, r in ranges.items() if r.count > 1 or r.listed is None}
     check_size({name: r.count for name, r in several.items()})
     single = {
@@ -69,11 +75,24 @@ def parse_grid(
 
 
 def _one(value: float, name: str, whole: tuple[str, ...]) -> float:
-    if name not in whole:
-        return float(value)
-    if not float(value).is_integer():
-        raise ValueError(f"{name}: expected a whole number, got {value:g}")
-    return int(value)
+    if name in whole:
+        return int(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value:g}")
+    return float(value)
+
+
+def _check_whole(name: str, given: _Range) -> None:
+    """Raise a ValueError where a number that has to be whole is not, or is too large."""
+    what = "a whole number" if given.count == 1 else "whole numbers"
+    for value in given.listed or given.ends:
+        if not math.isfinite(value):
+            remedy = "; leave it out for the infinite chain" if name == "n_sites" else ""
+            raise ValueError(f"{name}: expected {what}, got {value:g}{remedy}")
+        if not (given.is_log or value.is_integer()):
+            raise ValueError(f"{name}: expected {what}, got {value:g}; round it")
+        if abs(value) > _LARGEST:
+            raise ValueError(f"{name}: expected {what} of at most 2^53, got {value:g}")
 
 
 def _parse(name: str, text: str) -> _Range:
@@ -96,6 +115,8 @@ def _parse(name: str, text: str) -> _Range:
         raise ValueError(f"{name}: expected at least one value, got {count} in {text!r}")
     if not (math.isfinite(first) and math.isfinite(last)):
         raise ValueError(f"{name}: expected finite ends, got {text!r}")
+    if not math.isfinite(last - first):
+        raise ValueError(f"{name}: expected ends that a finite number lies between, got {text!r}")
     if is_log and not (first > 0 and last > 0):
         raise ValueError(f"{name}: expected positive ends of a log range, got {text!r}")
     return _Range(name, count, is_log, (first, last))
