@@ -402,6 +402,32 @@ def test_the_program_is_quiet_where_nobody_reads(tmp_path):
         assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize("module", ["typer", "isingmoe.cli._app", "numpy", "isingmoe.transfer"])
+def test_an_interrupt_while_modules_are_loaded_is_said_in_one_line(tmp_path, module):
+    interrupting = f"""
+import os, signal, sys
+from isingmoe.cli import main
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+assert {module!r} not in sys.modules
+sys.meta_path.insert(0, Finder())
+main()
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", interrupting, "solve", "--J", "0.1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    assert ran.stderr == "isingmoe: error: interrupted; no file was left half-written\n"
+
+
 def test_example(folder, run_cli):
     ran = run_cli("example", "-o", "example.nc")
     assert (ran.exit_code, ran.stderr) == (0, "")

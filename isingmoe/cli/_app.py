@@ -11,12 +11,22 @@ import typer
 from typer.core import TyperGroup
 
 from isingmoe._text import printable
-from isingmoe.cli import compare, example, fit, info, phase_diagram, plot, simulate, solve, sweep
+from isingmoe.cli import (
+    INTERRUPTED,
+    compare,
+    example,
+    fit,
+    info,
+    phase_diagram,
+    plot,
+    simulate,
+    solve,
+    sweep,
+)
 from isingmoe.errors import ConvergenceError
 
-__all__ = ["app", "main"]
+__all__ = ["app", "run"]
 
-_INTERRUPTED = "interrupted; no file was left half-written"
 _EXPECTED = (
     ValueError,
     TypeError,
@@ -40,12 +50,12 @@ class _Commands(TyperGroup):
         except _EXPECTED as error:
             message = str(error)
         except KeyboardInterrupt as error:
-            message = str(error) or _INTERRUPTED
+            message = str(error) or INTERRUPTED
         except SystemError as error:
             # What an interrupt becomes when it falls inside a compiled kernel.
             if not _was_interrupted(error):
                 raise
-            message = _INTERRUPTED
+            message = INTERRUPTED
         typer.echo(f"isingmoe: error: {' '.join(printable(message).split())}", err=True)
         raise typer.Exit(1)
 
@@ -101,8 +111,8 @@ def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     typer.echo(f"isingmoe: warning: {' '.join(printable(str(message)).split())}", err=True)
 
 
-def main() -> None:
-    """Entry point of the command `isingmoe`."""
+def run() -> None:
+    """Run the command that was typed."""
     warnings.showwarning = _say_warning
     # A table is UTF-8 whatever the locale of the terminal says.
     for stream in (sys.stdout, sys.stderr):
