@@ -17,6 +17,9 @@ BOUNDARIES = ("open", "periodic")
 # Beyond these the weights of a bond and a field leave the range of a double.
 _STRONGEST = {"J": 150, "h": 500}
 
+# Beyond this a number of sites is no longer exact as a double.
+_LONGEST = 2**53
+
 # Left out of a repr where they are as by default.
 _QUIET = ("decay", "top_k")
 
@@ -38,9 +41,12 @@ class Spins:
         temperature = _frozen_numbers("temperature", self.temperature)
         if np.ndim(temperature) or temperature <= 0:
             raise ValueError(f"temperature: expected a positive number, got {self.temperature!r}")
+        object.__setattr__(self, "temperature", temperature)
         if self.n_sites is not None:
             shortest = 3 if self.boundary == "periodic" else 1
-            if whole("n_sites", self.n_sites) < shortest:
+            if whole("n_sites", self.n_sites) > _LONGEST:
+                raise ValueError(f"n_sites: expected at most 2^53, got {self.n_sites}")
+            if self.n_sites < shortest:
                 raise ValueError(
                     f"n_sites: expected at least {shortest} on a chain with "
                     f"{self.boundary} ends, got {self.n_sites}"
@@ -177,6 +183,8 @@ class Spins:
     def _checked_state(self, state: ArrayLike) -> NDArray[np.integer]:
         """States as (..., site, rank)."""
         s = np.asarray(state)
+        if s.dtype.kind not in "iu":
+            raise TypeError(f"state: expected integers, got {s.dtype} {state!r:.60}")
         q, k = self.n_states, self.top_k  # type: ignore[attr-defined]
         if k == 1:
             s = s[..., None]
@@ -202,7 +210,10 @@ def whole(name: str, value: Any) -> int:
 def _frozen_numbers(name: str, value: Any) -> Any:
     """A float, or an array of floats that cannot be written to."""
     try:
-        array = np.array(value, dtype=float)
+        given = np.asarray(value)
+        if given.dtype.kind not in "iuf":
+            raise TypeError
+        array = np.array(given, dtype=float)
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected numbers, got {value!r}") from None
     if not np.isfinite(array).all():

@@ -204,7 +204,7 @@ class PottsChain(Spins):
         if q < 2:
             raise ValueError(f"n_experts: expected at least 2, got {q}")
         shape = np.shape(self.J)
-        if len(shape) > 3 or (len(shape) > 1 and shape[-2:] != (q, q)):
+        if len(shape) > 3 or 0 in shape or (len(shape) > 1 and shape[-2:] != (q, q)):
             raise ValueError(
                 f"J: expected a number, ({q},), ({q}, {q}) or (reach, {q}, {q}), got shape {shape}"
             )

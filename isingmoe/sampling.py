@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numba
 import numpy as np
 import xarray as xr
 
@@ -18,6 +18,7 @@ from isingmoe.algorithms._sampler import Algorithm, Sampler
 from isingmoe.chains import Chain
 from isingmoe.errors import ShortRunWarning
 from isingmoe.measurement import Measurement, Record, bin_edges
+from isingmoe.quantities import analyse
 
 __all__ = ["simulate"]
 
@@ -28,6 +29,13 @@ _LANES = 64
 
 # A run has to be so many autocorrelation times long for its errors to be trusted.
 _ENOUGH = 50
+
+# Discarded at least, and the drift of the energy, in errors, that is hardly ever chance.
+_LEAST_DISCARDED = 10
+_DRIFT = 4.5
+
+# Places of sites are halves of words.
+_LONGEST = 1 << 31
 
 # States held between the sampler and the measurement, to stay in the cache.
 _BUFFER_BYTES = 1 << 20
@@ -63,18 +71,19 @@ def simulate(
         Sweeps from one sample to the next.
     n_equilibration : int, optional
         Samples discarded before: by default a fifth of `n_samples`, which is ten
-        autocorrelation times of a run that is long enough; none of an algorithm whose
-        samples are independent.
+        autocorrelation times of a run that is long enough, and at least ten; none of an
+        algorithm whose samples are independent.
     max_distance : int, optional
         Largest distance of the correlations; by default 64, or less where the chain ends
         before. -1 measures none.
     keep_states : bool
         Whether to return the states themselves.
     seed : int, SeedSequence or Generator
-        Each replica draws from a child of its own: the result depends neither on the
-        number of threads nor on what else is drawn.
+        Each replica draws from a child of its own, and so do each 64 that share the bits of
+        a word: the result depends neither on the number of threads nor on what else is
+        drawn.
     n_threads : int, optional
-        Replicas sampled at once; by default as many as there are cores.
+        Replicas sampled at once; by default as many as numba has threads, one for a core.
     track : callable, optional
         Wraps the iteration over the run, for a progress bar.
 
@@ -85,7 +94,8 @@ def simulate(
         `binder_cumulant`, `correlation_length` (second moment), `correlation` (distance)
         and `marginal`, each with `_error` and all but the last with
         `_autocorrelation_time`, in sweeps. `energy_series`, `order_parameter_series` and
-        `label_share_series` (replica, sample); `energy_discarded` (replica,
+        `label_share_series` (replica, sample), the energy of a cluster algorithm counted
+        from the bonds it places, right on average; `energy_discarded` (replica,
         discarded_sample), to see what equilibration was like; `energy_drift`, the
         difference between the second and the first half of the run over its error.
         `state` (replica, sample, site[, rank]) if asked for.
@@ -98,14 +108,15 @@ def simulate(
     Warns
     -----
     ShortRunWarning
-        If the run is shorter than 50 autocorrelation times.
+        If the run is shorter than 50 autocorrelation times, or its energy still changes.
 
     Notes
     -----
     Errors are those of a jackknife over bins of at least 20 autocorrelation times, or of
     a sixteenth of all samples where that is less. On a ring the second-moment correlation
     length is sqrt(S(0)/S(2 pi/n) - 1)/(2 sin(pi/n)) with the connected structure factor
-    S; the same is done with open ends. The Binder cumulant of an order parameter with
+    S; the same is done with open ends. Its error is that of its square up to which the root
+    is taken, and stays finite where noise hides the length. The Binder cumulant of an order parameter with
     c = q - 1 components is 1 - c <m^4>/((c + 2) <m^2>^2): zero without order, 2/(c + 2)
     with it.
 
@@ -127,12 +138,17 @@ def simulate(
         raise TypeError(f"algorithm: expected one such as HeatBath(), got {algorithm!r:.80}")
     if chain.n_sites is None:
         raise ValueError("n_sites: expected a finite chain to sample, got None; give n_sites")
+    if chain.n_sites >= _LONGEST:
+        raise ValueError(
+            f"n_sites: expected below 2^31 to sample, got {chain.n_sites}; use a shorter chain"
+        )
     for name, value, least in (
         ("n_samples", n_samples, 1),
         ("n_replicas", n_replicas, 1),
         ("n_sweeps", n_sweeps, 1),
         ("n_equilibration", 0 if n_equilibration is None else n_equilibration, 0),
         ("n_threads", 1 if n_threads is None else n_threads, 1),
+        ("max_distance", -1 if max_distance is None else max_distance, -1),
     ):
         if not isinstance(value, int | np.integer) or isinstance(value, bool):
             raise TypeError(f"{name}: expected an integer, got {value!r}")
@@ -141,13 +157,15 @@ def simulate(
     measurement = Measurement(chain, _n_distances(chain, max_distance))
     many = getattr(algorithm, "prepare_many", algorithm.prepare)
     sampler = many(chain) if n_replicas >= _LANES else algorithm.prepare(chain)
-    discarded = n_samples // 5 if n_equilibration is None else int(n_equilibration)
+    discarded = (
+        max(n_samples // 5, _LEAST_DISCARDED) if n_equilibration is None else int(n_equilibration)
+    )
     if sampler.is_independent and n_equilibration is None:
         discarded = 0
     run = _Run(sampler, measurement, n_samples, n_replicas, n_sweeps, discarded, keep_states, seed)
-    run.go(n_threads or len(os.sched_getaffinity(0)), track)
-    result, longest = measurement.result(
-        run.records, np.diff(run.edges), n_sweeps, sampler.is_independent
+    run.go(n_threads or numba.get_num_threads(), track)
+    result, longest = analyse(
+        measurement, run.records, np.diff(run.edges), n_sweeps, sampler.is_independent
     )
     if n_samples < _ENOUGH * longest and not sampler.is_independent:
         warnings.warn(
@@ -157,7 +175,16 @@ def simulate(
             ShortRunWarning,
             stacklevel=2,
         )
-    return _labelled(result, run, chain, algorithm, seed)
+    labelled = _labelled(result, run, chain, algorithm, seed)
+    drift = float(labelled["energy_drift"])
+    if abs(drift) > _DRIFT and not sampler.is_independent:
+        warnings.warn(
+            f"the energy of the second half of the run differs from the first by {drift:.1f} "
+            f"errors: it started too early; give n_equilibration above {discarded}",
+            ShortRunWarning,
+            stacklevel=2,
+        )
+    return labelled
 
 
 def _n_distances(chain: Chain, max_distance: int | None) -> int:
@@ -217,13 +244,23 @@ class _Run:
         n_threads = min(n_threads, len(units))
         if n_threads == 1:
             for step in steps if track is None else track(steps):
+                self._compare_from(step[0])
                 for unit in units:
                     self._advance(unit, *step)
             return
         with ThreadPoolExecutor(n_threads) as pool:
             for step in steps if track is None else track(steps):
+                self._compare_from(step[0])
                 # A list, so that what a thread raises is raised here.
                 list(pool.map(lambda unit, step=step: self._advance(unit, *step), units))
+
+    def _compare_from(self, place: int) -> None:
+        """Before the first bin: the first state there is, for all replicas to be compared with."""
+        if place == 0:
+            state = self.states[0]
+            first = unpacked(state[None])[0, 0] if self.sampler.lanes > 1 else state.copy()
+            for record in self.records:
+                record.reference = first
 
     def _advance(self, unit: int, place: int, start: int, stop: int) -> None:
         """Take one unit, a replica or the lanes of a word, through one bin."""

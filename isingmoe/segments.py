@@ -98,6 +98,8 @@ def solve_open(
             pairs[: lasting + 1, chosen] = found[2]
     if by_power and infinite is not None:
         pairs = _pairs_by_power(line, fold, infinite, opening, longest, track)
+    if not all(np.isfinite(found).all() for found in (marginal, cumulant, pairs)):
+        raise out_of_range(windows)
     mean, variance = cumulant[0], cumulant[1]
     # Rounding can take a variance that is zero below it.
     variance = np.maximum(variance, 0)

@@ -138,6 +138,8 @@ def _checked_distance(chain: Chain, max_distance: int | None) -> int:
         longest = chain.n_sites - 1
     if max_distance is None:
         return _DEFAULT_DISTANCE if longest is None else min(_DEFAULT_DISTANCE, longest)
+    if not isinstance(max_distance, int | np.integer) or isinstance(max_distance, bool):
+        raise TypeError(f"max_distance: expected an integer or None, got {max_distance!r}")
     if max_distance < 0 or (longest is not None and max_distance > longest):
         upper = "" if longest is None else f" to {longest}"
         raise ValueError(f"max_distance: expected 0{upper} on this chain, got {max_distance}")

@@ -164,6 +164,11 @@ def test_parameters_cannot_be_changed():
         (IsingChain, {"J": 1e308}, r"J: expected \|J\| / temperature of at most 150"),
         (PottsChain, {"J": [0, 1], "h": 1, "temperature": 1e-300}, "raise the temperature"),
         (IsingChain, {"J": "strong"}, "J: expected numbers, got 'strong'"),
+        (IsingChain, {"J": "1.5"}, "J: expected numbers, got '1.5'"),
+        (IsingChain, {"J": True}, "J: expected numbers, got True"),
+        (IsingChain, {"J": 1, "temperature": "2"}, "temperature: expected numbers, got '2'"),
+        (PottsChain, {"J": np.zeros((0, 3, 3))}, r"\(reach, 3, 3\), got shape \(0, 3, 3\)"),
+        (IsingChain, {"J": 1, "n_sites": 2**53 + 1}, r"n_sites: expected at most 2\^53"),
         (IsingChain, {"J": [1, 2]}, r"J: expected a number, got shape \(2,\)"),
         (IsingChain, {"J": 1, "n_sites": 0}, "n_sites: expected at least 1"),
         (
@@ -197,7 +202,15 @@ def test_bad_parameters_are_named(kind, arguments, message):
         kind(**arguments)
 
 
+def test_numbers_are_kept_as_doubles():
+    chain = IsingChain(J=np.float32(0.3), temperature=np.float16(1.1), n_sites=4)
+    assert type(chain.temperature) is float
+    assert chain.bond[0, 0, 0] == float(np.float32(0.3)) / float(np.float16(1.1))
+
+
 def test_bad_states_are_named():
+    with pytest.raises(TypeError, match="state: expected integers, got float64"):
+        IsingChain(J=1.0, n_sites=3).energy([0.0, 1.0, 1.0])
     chain = IsingChain(J=1, n_sites=3)
     with pytest.raises(ValueError, match="expected 3 sites, got 2"):
         chain.energy([0, 1])

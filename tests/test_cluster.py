@@ -44,6 +44,12 @@ CHAINS = {
     "q = 3, field of each site": PottsChain(
         J=0.7, h=np.sin(np.arange(18)).reshape(6, 3), n_sites=6, decay=power_law(2.5)
     ),
+    "two labels alike, one disfavoured": PottsChain(
+        J=0.9, h=[0, 0, -12.0], n_sites=7, boundary="periodic"
+    ),
+    "one label disfavoured at each site": PottsChain(
+        J=0.9, h=-9.0 * np.eye(3)[[0, 1, 2, 0, 1, 2]], n_sites=6
+    ),
     "q = 4": PottsChain(J=0.5, h=[0.5, 0, 0, -0.5], n_sites=5, decay=[1, 0.5]),
     "q = 4, no field": PottsChain(J=0.9, n_experts=4, n_sites=5, boundary="periodic"),
     "zero-sum matrix": PottsChain(J=0.9 * (np.eye(3) - 1 / 3), n_sites=6, decay=exponential(2)),

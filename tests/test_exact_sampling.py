@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from naive import state_p_value
+from naive import configurations, state_p_value
 
 from isingmoe import Exact, IsingChain, PottsChain, power_law, solve
 from isingmoe._kernels.exact_sampling import alias_tables, returns
+from isingmoe.algorithms import exact
 
 
 def drawn(chain, n_samples, seed):
@@ -69,20 +70,20 @@ def test_a_ring_with_many_windows_and_long_memory():
     chain = IsingChain(J=0.5, h=0.02, n_sites=24, boundary="periodic", decay=0.5 ** np.arange(10))
     state = drawn(chain, 20_000, seed=1)
     spin = 2.0 * state - 1
-    exact = solve(chain)
+    known = solve(chain)
     mean, error = spin.mean(), spin.mean(1).std() / np.sqrt(20_000)
-    assert abs(mean - float(exact["magnetization"])) < 4 * error
+    assert abs(mean - float(known["magnetization"])) < 4 * error
     energy = chain.energy(state) / 24
-    assert abs(energy.mean() - float(exact["energy"])) < 4 * energy.std() / np.sqrt(20_000)
+    assert abs(energy.mean() - float(known["energy"])) < 4 * energy.std() / np.sqrt(20_000)
 
 
 def test_far_from_the_ends_and_at_them():
     """Marginals of every site of a long open chain whose ends are felt."""
     chain = PottsChain(J=1.5, h=[0.6, 0, 0], n_sites=200)
     state = drawn(chain, 20_000, seed=5)
-    exact = solve(chain)["marginal"].values
+    marginal = solve(chain)["marginal"].values
     found = (state[..., None] == np.arange(3)).mean(0)
-    z = (found - exact) / np.sqrt(exact * (1 - exact) / 20_000)
+    z = (found - marginal) / np.sqrt(marginal * (1 - marginal) / 20_000)
     assert np.abs(z).max() < 4.7
     assert (z**2).mean() == pytest.approx(1, abs=0.25)
 
@@ -101,6 +102,27 @@ def test_strong_fields():
     h = np.linspace(-500, 500, 30)
     state = drawn(IsingChain(J=100.0, h=h, n_sites=30), 50, seed=2)
     assert (state == (h > 0)).all()
+
+
+def test_weights_beyond_the_range_of_a_double():
+    """Where the weights of a site differ by e^1000, only the ground state is drawn."""
+    h = 400.0 * np.array([1, 1, 1, -1, -1, -1])
+    chain = IsingChain(J=150, h=h, n_sites=6, decay=[1, 1, 1])
+    state = drawn(chain, 20, seed=1)
+    assert (
+        chain.energy(state) == chain.energy(enumerate_chain(chain)["states"][..., 0]).min()
+    ).all()
+
+
+@pytest.mark.parametrize("reach", [1, 2])
+def test_draws_by_logarithms(reach, monkeypatch):
+    """What is done beyond the range of a double, where it can be compared."""
+    monkeypatch.setattr(exact, "_SMALLEST", np.inf)
+    rng = np.random.default_rng(4)
+    J = rng.normal(size=(reach, 3, 3))
+    chain = PottsChain(J=J, h=rng.normal(size=(6, 3)), n_sites=6)
+    assert Exact().prepare(chain)._is_wide
+    assert state_p_value(chain, drawn(chain, 40_000, seed=3)) > 1e-3
 
 
 def test_what_cannot_be_drawn():

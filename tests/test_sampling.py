@@ -90,6 +90,60 @@ def test_second_moment_length_and_binder_cumulant_against_enumeration():
         assert abs(samples[name] - expected) < 4 * samples[f"{name}_error"], name
 
 
+@pytest.mark.parametrize("algorithm", [HeatBath(), SwendsenWang()], ids=repr)
+def test_second_moment_length_where_sites_differ(algorithm):
+    """A wave of the mean magnetization is no correlation."""
+    chain = IsingChain(J=0.5, h=np.linspace(-1, 1, 8), n_sites=8)
+    exact = enumerate_chain(chain)
+    spin = 2 * exact["states"][..., 0] - 1
+    mean = exact["probability"] @ spin
+    covariance = (exact["probability"][:, None] * (spin - mean)).T @ (spin - mean)
+    wave = np.exp(2j * np.pi * np.arange(8) / 8)
+    ratio = covariance.sum() / (wave.conj() @ covariance @ wave).real
+    length = np.sqrt(ratio - 1) / (2 * np.sin(np.pi / 8))
+    runs = [simulate(chain, algorithm, n_samples=2000, seed=seed) for seed in range(10)]
+    z = [(run["correlation_length"] - length) / run["correlation_length_error"] for run in runs]
+    assert abs(np.mean(z)) < 4 / np.sqrt(10)
+    assert np.abs(z).max() < 4
+
+
+def test_a_length_hidden_by_noise_has_an_error():
+    chain = IsingChain(J=0.0, n_sites=32, boundary="periodic")
+    hidden = 0
+    for seed in range(8):
+        samples = simulate(chain, Exact(), n_samples=200, n_replicas=4, seed=seed)
+        hidden += float(samples["correlation_length"]) == 0
+        assert samples["correlation_length"] < 3 * samples["correlation_length_error"]
+    assert 0 < hidden < 8
+
+
+@pytest.mark.parametrize("q", [3, 16])
+def test_magnetization_of_equal_experts_is_not_the_largest_of_noisy_ones(q):
+    chain = PottsChain(J=1, n_experts=q, n_sites=32, boundary="periodic")
+    runs = [simulate(chain, Exact(), n_samples=200, n_replicas=4, seed=seed) for seed in range(40)]
+    z = [float(run["magnetization"] / run["magnetization_error"]) for run in runs]
+    assert abs(np.mean(z)) < 4 / np.sqrt(40)
+    alone = simulate(chain, Exact(), n_samples=1, n_replicas=1)
+    assert alone["magnetization"] == alone["order_parameter"]
+
+
+def test_patterns_and_labels_that_change_places_slowly():
+    """Modes that neither the energy nor the share of the last label can see."""
+    staggered = IsingChain(J=-2.2, n_sites=10)
+    with pytest.warns(ShortRunWarning, match="autocorrelation times"):
+        simulate(staggered, HeatBath(), n_samples=3000, n_replicas=2, seed=1)
+    exchanged = PottsChain(J=3.0, h=[0, 0, -9.0], n_sites=16, boundary="periodic")
+    with pytest.warns(ShortRunWarning, match="autocorrelation times"):
+        simulate(exchanged, HeatBath(), n_samples=3000, n_replicas=4, seed=1)
+
+
+def test_a_run_that_starts_too_early():
+    chain = IsingChain(J=1.5, n_sites=2000, boundary="periodic")
+    with pytest.warns(ShortRunWarning) as heard:
+        simulate(chain, HeatBath(), n_samples=40, n_replicas=40, max_distance=4, seed=1)
+    assert any("give n_equilibration above 10" in str(warning.message) for warning in heard)
+
+
 @short_runs
 def test_threads_and_calls_do_not_matter():
     for algorithm in (Exact(), HeatBath(), SwendsenWang()):
@@ -166,6 +220,12 @@ def test_autocorrelation_time_is_in_sweeps():
         ({"n_equilibration": -1}, ValueError, "n_equilibration: expected at least 0"),
         ({"n_threads": 0}, ValueError, "n_threads: expected at least 1"),
         ({"max_distance": 13}, ValueError, "max_distance: expected 0 to 12 on this chain"),
+        ({"max_distance": 2.5}, TypeError, "max_distance: expected an integer, got 2.5"),
+        (
+            {"chain": IsingChain(J=1, n_sites=2**31)},
+            ValueError,
+            r"n_sites: expected below 2\^31 to sample, got 2147483648",
+        ),
         ({"seed": -1}, ValueError, "seed: expected a whole number from 0"),
         ({"seed": "a"}, ValueError, "seed: expected a whole number from 0"),
     ],

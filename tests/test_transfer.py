@@ -624,3 +624,17 @@ def test_a_progress_bar_for_what_takes_long_alone(monkeypatch):
     monkeypatch.setattr(transfer, "_PATIENCE", -1.0)
     assert solve(chain, track=track).equals(before)
     assert "sites" in [what for what, _ in seen]
+
+
+def test_messages_back_beyond_the_range_of_a_double():
+    """Fields of e^1000 that turn at every site: the way forth is fine, the way back is not."""
+    h = 500.0 * np.array([1, -1, 1, -1, 1, -1])
+    chain = IsingChain(J=150, h=h, n_sites=6, decay=[1, 1, 1])
+    with pytest.raises(ValueError, match=r"range of a double.*raise the temperature"):
+        solve(chain)
+
+
+@pytest.mark.parametrize("distance", [2.5, True, "3"])
+def test_distance_is_an_integer(distance):
+    with pytest.raises(TypeError, match="max_distance: expected an integer or None"):
+        solve(IsingChain(J=1.0), max_distance=distance)

@@ -1,8 +1,9 @@
 """Cluster updates: Swendsen and Wang's of all clusters, Wolff's of one.
 
 R. H. Swendsen and J.-S. Wang, Phys. Rev. Lett. 58, 86 (1987); U. Wolff, Phys. Rev. Lett. 62,
-361 (1989). A field h joins a site of label a to the ghost of a with the chance
-1 - exp(min h - h[a]), and a cluster that is joined to a ghost keeps its label.
+361 (1989). A field is a ghost spin of every label, with the bonds to it summed out: a
+cluster takes a label by the weight of all its sites in the field, or refuses it. Bonds to
+ghosts that are drawn would hold on to a label as long as any other is disfavoured.
 """
 
 import math
@@ -15,6 +16,9 @@ from isingmoe._kernels.random import below, loaded, next_word, stored, unit
 
 _ZERO = np.uint64(0)
 _ONE = np.uint64(1)
+
+# Clusters of up to so many sites have their chances of each label ready.
+_N_SMALL = 32
 
 
 @nb.njit(cache=True, nogil=True)
@@ -41,36 +45,76 @@ def _connect(parent, n_pairs, pairs):
 
 
 @nb.njit(cache=True, nogil=True)
-def _pin(labels, parent, pinned, ghost, state):
-    """Mark the first site of each cluster that is joined to its ghost."""
-    pinned[:] = False
-    for i in range(len(labels)):
+def _sum_fields(parent, field, total):
+    """Size of each cluster, or its field for every label where sites differ, at its first site."""
+    total[:] = 0
+    for i in range(len(parent)):
         # The parent is an earlier site and has the first one for its own by now.
         root = parent[parent[i]]
         parent[i] = root
-        word, state = next_word(state)
-        if unit(word) < ghost[min(i, len(ghost) - 1), labels[i]]:
-            pinned[root] = True
-    return state
+        if len(field) == 1:
+            total[root, 0] += 1
+        else:
+            for a in range(field.shape[1]):
+                total[root, a] += field[i, a]
 
 
 @nb.njit(cache=True, nogil=True)
-def _relabel(labels, parent, pinned, n_states, state):
-    """Draw the label of every cluster that is not pinned; leave every site on its own."""
-    may_be_pinned = len(pinned) > 0
+def _cumulative(log_weight, out):
+    """Cumulative probabilities of labels with these log-weights."""
+    top = log_weight.max()
+    total = 0.0
+    for a in range(len(out)):
+        total += math.exp(log_weight[a] - top)
+        out[a] = total
+    out /= total
+    # Above any random number, whatever rounding has made of it.
+    out[-1] = 2.0
+
+
+@nb.njit(cache=True, nogil=True)
+def _relabel(labels, parent, n_states, state):
+    """Draw the label of every cluster; leave every site on its own."""
     for i in range(len(labels)):
         above = parent[i]
         parent[i] = i
         word, state = next_word(state)
         # The parent is an earlier site and has its new label by now.
         label = labels[above]
-        is_free = above == i and not (may_be_pinned and pinned[i])
-        labels[i] = below(word, n_states) if is_free else label
+        labels[i] = below(word, n_states) if above == i else label
     return state
 
 
 @nb.njit(cache=True, nogil=True)
-def advance_swendsen_wang(labels, words, out, n_sweeps, parent, n_states, ghost, is_ring, tables):
+def _relabel_in_field(labels, parent, field, total, small, state):
+    """The same in a field, from the sums of `_sum_fields`.
+
+    `small` (size, label) are the cumulative probabilities of clusters of 1, 2, .. sites
+    where all sites have one field.
+    """
+    row = np.empty(field.shape[1])
+    for i in range(len(labels)):
+        above = parent[i]
+        parent[i] = i
+        if above != i:
+            labels[i] = labels[above]
+            continue
+        if len(field) > 1:
+            _cumulative(total[i], row)
+        elif total[i, 0] > len(small):
+            _cumulative(total[i, 0] * field[0], row)
+        else:
+            row[:] = small[np.int64(total[i, 0]) - 1]
+        word, state = next_word(state)
+        label = 0
+        while unit(word) >= row[label]:
+            label += 1
+        labels[i] = label
+    return state
+
+
+@nb.njit(cache=True, nogil=True)
+def advance_swendsen_wang(labels, words, out, n_sweeps, parent, n_states, field, is_ring, tables):
     """Sweep all clusters; a state in each row of `out`, and the events on its equal pairs.
 
     Parameters
@@ -85,8 +129,8 @@ def advance_swendsen_wang(labels, words, out, n_sweeps, parent, n_states, ghost,
     parent : uint32 array (site,)
         0, 1, 2 and so on; it is so again at the end.
     n_states : int
-    ghost : float64 array (0, 1 or site, label)
-        Chance that a site is joined to the ghost of its label; no row without a field.
+    field : float64 array (0, 1 or site, label)
+        Log-weight of every label; no row without a field.
     is_ring : bool
     tables : Tables
 
@@ -95,7 +139,10 @@ def advance_swendsen_wang(labels, words, out, n_sweeps, parent, n_states, ghost,
     int64 array (sample,)
     """
     state = loaded(words)
-    pinned = np.empty(len(labels) if len(ghost) else 0, np.bool_)
+    total = np.empty((len(labels) if len(field) else 0, n_states if len(field) > 1 else 1))
+    small = np.empty((_N_SMALL if len(field) == 1 else 0, n_states))
+    for size in range(len(small)):
+        _cumulative((size + 1) * field[0], small[size])
     events = room(tables)
     row = np.uint64(len(tables.counts) - 1)
     n_events = np.zeros(len(out), np.int64)
@@ -105,23 +152,25 @@ def advance_swendsen_wang(labels, words, out, n_sweeps, parent, n_states, ghost,
         is_last = sweep == len(out) * n_sweeps
         if is_last:
             stored(words, state)
-        total = _ZERO
+        n_equal = _ZERO
         for block in range(0, len(labels), 1 << (len(tables.counts) - 1)):
             first = np.uint64(block)
             n, n_distant, state = draw_events(row, events, tables, state)
             fetch_partners(labels, first, n_distant, events)
             fetch_partners(parent, first, n_distant, events)
             n_pairs = equal_pairs(labels, first, n, events, is_ring)
-            total += n_pairs
+            n_equal += n_pairs
             if not is_last:
                 _connect(parent, n_pairs, events)
         if sweep > 0 and sweep % n_sweeps == 0:
-            n_events[sweep // n_sweeps - 1] = np.int64(total)
+            n_events[sweep // n_sweeps - 1] = np.int64(n_equal)
         if is_last:
             break
-        if len(ghost):
-            state = _pin(labels, parent, pinned, ghost, state)
-        state = _relabel(labels, parent, pinned, n_states, state)
+        if len(field):
+            _sum_fields(parent, field, total)
+            state = _relabel_in_field(labels, parent, field, total, small, state)
+        else:
+            state = _relabel(labels, parent, n_states, state)
         if (sweep + 1) % n_sweeps == 0:
             out[sweep // n_sweeps] = labels
     return n_events
@@ -168,50 +217,57 @@ def _join(labels, queue, head, tail, fresh, old, n_events, events, is_ring):
     return tail
 
 
+@nb.njit(cache=True, nogil=True, inline="always")
+def _gain(field, queue, tail, old, fresh):
+    """What the first sites of a cluster gain in their fields by a fresh label."""
+    if len(field) == 0:
+        return 0.0
+    if len(field) == 1:
+        return tail * (field[0, fresh] - field[0, old])
+    gain = 0.0
+    for p in range(tail):
+        gain += field[queue[p], fresh] - field[queue[p], old]
+    return gain
+
+
 @nb.njit(cache=True, nogil=True)
-def _flip(labels, queue, fresh, ghost, is_ring, events, tables, state):
-    """Give the cluster of the site queue[0] a fresh label, unless it is joined to its ghost."""
+def _flip(labels, queue, fresh, field, is_ring, events, tables, state):
+    """Give the cluster of the site queue[0] a fresh label, unless its fields refuse it."""
     old = labels[queue[0]]
     labels[queue[0]] = fresh
-    # The cluster is joined to its ghost once its fields add up to more than this.
-    limit = np.inf
-    if len(ghost):
+    limit = -np.inf
+    if len(field):
         word, state = next_word(state)
-        limit = -math.log1p(-unit(word))
-    field = 0.0
+        limit = math.log1p(-unit(word))
     head, tail = _ZERO, _ONE
     while head < tail:
+        # With one field for all sites a loss can only grow.
+        if len(field) == 1 and _gain(field, queue, tail, old, fresh) < limit:
+            break
         # The events of a run of sites are drawn together: 2**(row - 1) sites, two ways each.
         row = _ONE
         while row + _ONE < np.uint64(len(tables.counts)) and head + (_ONE << row) <= tail:
             row += _ONE
-        run = _ONE << (row - _ONE)
-        if len(ghost):
-            for p in range(head, head + run):
-                field += ghost[min(np.int64(queue[p]), len(ghost) - 1), old]
-            if field > limit:
-                for p in range(tail):
-                    labels[queue[p]] = old
-                break
         n_events, _, state = draw_events(row, events, tables, state)
         tail = _join(labels, queue, head, tail, fresh, old, n_events, events, is_ring)
-        head += run
+        head += _ONE << (row - _ONE)
+    if _gain(field, queue, tail, old, fresh) < limit:
+        for p in range(tail):
+            labels[queue[p]] = old
     return state
 
 
 @nb.njit(cache=True, nogil=True)
-def advance_wolff(labels, words, out, n_sweeps, n_clusters, n_states, ghost, is_ring, tables):
+def advance_wolff(labels, words, out, n_sweeps, n_clusters, n_states, field, is_ring, tables):
     """Sweep single clusters; a state in each row of `out`, and the events on its equal pairs.
 
     Parameters
     ----------
-    labels, words, out, n_sweeps, n_states, is_ring, tables
+    labels, words, out, n_sweeps, n_states, field, is_ring, tables
         As for `advance_swendsen_wang`.
     n_clusters : int
         Clusters of a sweep, which has one more with a chance of a half: always as many would,
         without coupling, flip an odd or an even number of sites for ever.
-    ghost : float64 array (0, 1 or site, label)
-        The field above its least over the labels; no row without a field.
 
     Returns
     -------
@@ -232,7 +288,7 @@ def advance_wolff(labels, words, out, n_sweeps, n_clusters, n_states, ghost, is_
                 word, state = next_word(state)
                 fresh = below(word, n_states - 1)
                 fresh += np.int64(fresh >= labels[queue[0]])
-                state = _flip(labels, queue, fresh, ghost, is_ring, events, tables, state)
+                state = _flip(labels, queue, fresh, field, is_ring, events, tables, state)
         out[sample] = labels
         for block in range(0, n_sites, 1 << (len(tables.counts) - 1)):
             first = np.uint64(block)

@@ -200,3 +200,27 @@ def draw_ends(words, weight, field, message, row, window, out):
             window[t] = follow + letter
             out[t, i] = letter
     stored(words, random)
+
+
+@nb.njit(cache=True, nogil=True)
+def draw_letters(words, log_weight, out):
+    """Draw a letter for each row from its log-weights.
+
+    Parameters
+    ----------
+    words : uint64 array (4,)
+    log_weight : float64 array (row, Q)
+        Overwritten.
+    out : int64 array (row,)
+        Filled in.
+    """
+    random = loaded(words)
+    for t in range(len(out)):
+        running = log_weight[t]
+        top, total = running.max(), 0.0
+        for b in range(running.size):
+            total += np.exp(running[b] - top)
+            running[b] = total
+        word, random = next_word(random)
+        out[t] = np.searchsorted(running, unit(word) * total, "right")
+    stored(words, random)

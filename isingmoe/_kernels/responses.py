@@ -16,8 +16,10 @@ def _law(forward, backward, out):
     for x in range(out.size):
         out[x] = forward[x] * backward[x]
         total += out[x]
+    # Not a number where everything is below the range of a double: the caller says so.
+    share = 1 / total if total > 0 else np.nan
     for x in range(out.size):
-        out[x] /= total
+        out[x] *= share
 
 
 @nb.njit(cache=True, nogil=True)

@@ -66,9 +66,7 @@ class SwendsenWang:
         ValueError
             If the chain is not of this kind; says which algorithm to use.
         """
-        parts = _prepared(chain, type(self).__name__)
-        parts["ghost"] = -np.expm1(-parts["ghost"])
-        return SwendsenWangSampler(**parts)
+        return SwendsenWangSampler(**_prepared(chain, type(self).__name__))
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ class _ClusterSampler:
     n_sites: int
     n_states: int
     offset: float
-    ghost: NDArray[np.float64]
+    field: NDArray[np.float64]
     is_ring: bool
     tables: Tables
 
@@ -153,7 +151,7 @@ class SwendsenWangSampler(_ClusterSampler):
         """Sweep on; a state in each row of `out`, and the events on its equal pairs."""
         # An array of numpy's own: large ones come in large pages.
         parent = np.arange(self.n_sites, dtype=np.uint32)
-        rest = self.n_states, self.ghost, self.is_ring, self.tables
+        rest = self.n_states, self.field, self.is_ring, self.tables
         return advance_swendsen_wang(state, words, out, n_sweeps, parent, *rest)
 
 
@@ -171,8 +169,7 @@ class WolffSampler(_ClusterSampler):
         """
         labels = super().start(words)
         parent = np.arange(self.n_sites, dtype=np.uint32)
-        ghost = -np.expm1(-self.ghost)
-        rest = self.n_states, ghost, self.is_ring, self.tables
+        rest = self.n_states, self.field, self.is_ring, self.tables
         advance_swendsen_wang(labels, words, labels[None].copy(), _START_SWEEPS, parent, *rest)
         return labels
 
@@ -180,7 +177,7 @@ class WolffSampler(_ClusterSampler):
         self, state: NDArray, words: NDArray[np.uint64], out: NDArray, n_sweeps: int
     ) -> NDArray[np.int64]:
         """Sweep on; a state in each row of `out`, and the events on its equal pairs."""
-        rest = self.n_states, self.ghost, self.is_ring, self.tables
+        rest = self.n_states, self.field, self.is_ring, self.tables
         return advance_wolff(state, words, out, n_sweeps, self.n_clusters, *rest)
 
 
@@ -197,12 +194,12 @@ def _prepared(chain: Chain, algorithm: str) -> dict[str, Any]:
     is_ring = chain.boundary == "periodic"
     distance = np.arange(1, len(rate) + 1)
     site = chain.site
-    ghost = site - site.min(1, keepdims=True)
+    field = site - site.max(1, keepdims=True)
     return {
         "n_sites": n,
         "n_states": chain.n_states,
         "offset": float(np.sum((n - (0 if is_ring else distance)) * least)),
-        "ghost": ghost if ghost.any() else ghost[:0],
+        "field": field if field.any() else field[:0],
         "is_ring": is_ring,
         "tables": _tables(rate, n),
     }

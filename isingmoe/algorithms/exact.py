@@ -7,11 +7,13 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from isingmoe._kernels.exact_sampling import (
     alias_tables,
     draw_alike,
     draw_ends,
+    draw_letters,
     draw_windows,
     returns,
 )
@@ -29,6 +31,8 @@ _MESSAGE_BYTES = 1 << 28
 _SETTLED = 1e-13
 # A ring so many correlation lengths long does not feel that it is one.
 _LOST = 60
+# A message smaller than this, the largest being one, has lost digits or all of them.
+_SMALLEST = 1e-250
 # Up to so many windows the powers of a whole matrix are quicker.
 _FEW_WINDOWS = 512
 
@@ -86,11 +90,14 @@ class _ExactSampler:
         self._dtype = label_dtype(chain.n_states)
         self._top_k = chain.top_k
         self._is_alike = len(windows.site) == 1
+        self._is_wide = False
         if not self._is_alike:
             self._weight = np.exp(windows.step - windows.step.max(1, keepdims=True))
             self._field = np.exp(windows.site - windows.site.max(1, keepdims=True))
-            self._end_messages = self._field_messages()
-            self._first = self._open_first(np.ones(windows.n_windows))
+            messages = self._field_messages()
+            self._is_wide = messages is None
+            self._end_messages = self._log_messages() if messages is None else messages
+            self._first = self._open_first(np.zeros(windows.n_windows))
             return
         infinite = stationary_chain(windows)
         self._weight = infinite.transition
@@ -104,17 +111,31 @@ class _ExactSampler:
         else:
             n_steps = max(self._n_sites - windows.reach, 0)
             self._end_messages = backward_messages(self._weight, 1 / self._right, n_steps, _SETTLED)
-            self._first = self._open_first(self._right)
+            self._first = self._open_first(np.log(self._right))
 
-    def _field_messages(self) -> NDArray:
-        """Messages from an open end, with a field for each site."""
+    def _field_messages(self) -> NDArray | None:
+        """Messages from an open end, with a field for each site; None where some are lost."""
         windows, n = self.windows, self._n_sites
         # Over one common scale, as rows are compared with each other.
         bonds = np.exp(windows.step - windows.step.max())
         messages = np.ones((max(n - windows.reach, 0) + 1, windows.n_windows))
         for i in range(1, len(messages)):
             ahead(bonds * self._field[n - i], messages[i - 1], messages[i])
-            messages[i] /= messages[i].max()
+            top = messages[i].max()
+            if not messages[i].min() > _SMALLEST * top:
+                return None
+            messages[i] /= top
+        return messages
+
+    def _log_messages(self) -> NDArray:
+        """The logarithms of the messages, for weights beyond the range of a double."""
+        windows, n = self.windows, self._n_sites
+        after = _followers(windows)
+        messages = np.zeros((max(n - windows.reach, 0) + 1, windows.n_windows))
+        for i in range(1, len(messages)):
+            weight = windows.step + windows.site[n - i] + messages[i - 1][after]
+            messages[i] = logsumexp(weight, axis=1)
+            messages[i] -= messages[i].max()
         return messages
 
     def _messages_to(self, first: int) -> NDArray:
@@ -123,15 +144,15 @@ class _ExactSampler:
         end[first] = 1 / self._right[first]
         return backward_messages(self._weight, end, self._n_sites, _SETTLED)
 
-    def _open_first(self, right: NDArray) -> NDArray:
+    def _open_first(self, log_right: NDArray) -> NDArray:
         """Windows of the first sites, from what is inside them and what follows."""
         windows = self.windows
         log_weight = windows.first.copy()
         for r in range(1, windows.reach + 1):
             site = windows.site[0 if self._is_alike else windows.reach - r]
             log_weight += site[windows.letter(r)]
-        with np.errstate(divide="ignore"):
-            log_weight += np.log(right * self._end_messages[-1])
+        last = self._end_messages[-1]
+        log_weight += log_right + (last if self._is_wide else np.log(last))
         return _cumulative(np.exp(log_weight - log_weight.max()))
 
     def _ring_first(self, infinite: StationaryChain) -> NDArray:
@@ -169,6 +190,8 @@ class _ExactSampler:
             for x in np.unique(first):
                 rows = np.flatnonzero(first == x)
                 self._draw_rest(words, self._ring_messages(int(x)), rows, window, letters)
+        elif self._is_wide:
+            self._draw_wide(words, window, letters)
         else:
             self._draw_rest(words, self._end_messages, np.arange(len(out)), window, letters)
         if self._top_k > 1:
@@ -208,6 +231,18 @@ class _ExactSampler:
                 window,
                 letters[:, place:],
             )
+
+    def _draw_wide(self, words: NDArray[np.uint64], window: NDArray, letters: NDArray) -> None:
+        """Draw the sites after the first window, site by site, by their log-weights."""
+        windows, n = self.windows, self._n_sites
+        drawn = np.empty(len(window), np.int64)
+        letter = np.arange(windows.n_letters)
+        for site in range(windows.reach, n):
+            log_weight = windows.step[window] + windows.site[site]
+            log_weight += self._end_messages[n - 1 - site][windows.after(window[:, None], letter)]
+            draw_letters(words, log_weight, drawn)
+            letters[:, site] = drawn
+            window = windows.after(window, drawn)
 
 
 def _followers(windows: Windows) -> NDArray[np.int64]:
