@@ -155,8 +155,6 @@ def fits() -> xr.Dataset:
     both = xr.concat([d[names] for d in data], xr.Variable("coupling", list(couplings)))
     q = int(traces.attrs["num_experts"])
     for name in names[:2]:
-        # In the zero-sum gauge J delta(a, b) has J (1 - 1/q) on the diagonal.
-        both[name] = both[name] * (q / (q - 1))
         both[name].attrs = {"long_name": "coupling J of J delta(a, b)", "units": "1"}
     both["effective_experts"] = np.exp(entropy(data[-1]["marginal"]))
     both["effective_experts"].attrs = {"long_name": "exp of the entropy of the load", "units": "1"}
