@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -61,10 +62,8 @@ def processes(n_workers: int, begin: Callable[..., None], *arguments: Any) -> It
     executor = ProcessPoolExecutor(
         n_workers, context, initializer=_begin, initargs=(reader, begin, arguments)
     )
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:
-        _wait_for_start(executor, n_workers)
+        _start(executor, n_workers)
         yield executor
     except BrokenProcessPool:
         raise ChildProcessError(
@@ -78,16 +77,12 @@ def processes(n_workers: int, begin: Callable[..., None], *arguments: Any) -> It
         executor.shutdown(wait=True, cancel_futures=True)
         writer.close()
         reader.close()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
-def _wait_for_start(executor: Executor, n_workers: int) -> None:
-    # One for each, so that all of them are started now.
-    ready = [executor.submit(os.getpid) for _ in range(n_workers)]
+def _start(executor: Executor, n_workers: int) -> None:
+    with _interrupts_after(), _one_thread():
+        # One for each, so that all of them are started now.
+        ready = [executor.submit(os.getpid) for _ in range(n_workers)]
     try:
         ready[0].result()
     except BrokenProcessPool:
@@ -95,6 +90,49 @@ def _wait_for_start(executor: Executor, n_workers: int) -> None:
             "worker processes cannot start; in a script put the sweep under "
             "`if __name__ == '__main__':`, and define the verb in a file"
         ) from None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes that are started in the block have one thread each."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _interrupts_after() -> Iterator[None]:
+    """An interrupt is heard at the end of the block; processes that it starts never hear one.
+
+    They inherit that it is blocked. To block it here is not enough for us, as another
+    thread may be given it.
+    """
+    heard: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if is_main else None
+    if before is not None:
+        signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    mask = None
+    if hasattr(signal, "pthread_sigmask"):
+        # Its own start would unblock the signal.
+        resource_tracker.ensure_running()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+    if heard:
+        signal.raise_signal(signal.SIGINT)
 
 
 def is_starting() -> bool:

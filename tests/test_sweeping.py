@@ -21,6 +21,7 @@ import xarray as xr
 import isingmoe as im
 from isingmoe._grids import MAX_POINTS, Grid
 from isingmoe._points import PointFolder, PointLog, Stored, encode, frame_of
+from isingmoe._processes import processes
 from isingmoe._storage import read_dataset
 
 RING = im.IsingChain(J=0.6, h=0.1, n_sites=12, boundary="periodic")
@@ -684,6 +685,49 @@ def test_no_process_is_left_behind(tmp_path, how):
     os.kill(process.pid, how)
     assert process.wait(20) != 0
     wait_until(lambda: not alive(process.pid), 20)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.2, 0.6])
+def test_an_interrupt_while_workers_start_is_heard_by_the_parent_alone(tmp_path, delay):
+    watching = f"""
+    import multiprocessing, signal, threading
+
+    def interrupt():
+        while not multiprocessing.active_children():
+            time.sleep(0.001)
+        time.sleep({delay})
+        # As a terminal does, to all of them.
+        os.killpg(os.getpgrp(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        run(sys.argv[1], int(sys.argv[2]))
+    except KeyboardInterrupt:
+        print("heard")
+"""
+    main = "    run(sys.argv[1], int(sys.argv[2]))\n"
+    assert main in SCRIPT
+    (tmp_path / "study.py").write_text(SCRIPT.replace(main, watching))
+    process = subprocess.Popen(
+        [sys.executable, "study.py", "grid.nc", "3"],
+        cwd=tmp_path,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.communicate(timeout=60) == ("heard\n", "")
+    wait_until(lambda: not alive(process.pid), 20)
+
+
+def test_workers_have_one_thread_and_their_parent_keeps_its_own(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    with processes(1, print) as executor:
+        assert "NUMBA_NUM_THREADS" not in os.environ
+        assert os.environ["OMP_NUM_THREADS"] == "7"
+        assert executor.submit(os.getenv, "NUMBA_NUM_THREADS").result() == "1"
+        assert executor.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
 
 
 def test_a_script_without_a_guard_is_run_all_the_same(tmp_path):
