@@ -110,7 +110,7 @@ def test_weights_beyond_the_range_of_a_double():
     chain = IsingChain(J=150, h=h, n_sites=6, decay=[1, 1, 1])
     state = drawn(chain, 20, seed=1)
     assert (
-        chain.energy(state) == chain.energy(enumerate_chain(chain)["states"][..., 0]).min()
+        chain.energy(state) == chain.energy(configurations(chain)[..., 0]).min()
     ).all()
 
 
