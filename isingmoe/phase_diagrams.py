@@ -16,7 +16,7 @@ from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 from isingmoe._text import plain
 from isingmoe.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, save_figure
 
-__all__ = ["plot_phase_diagram"]
+__all__ = ["plot_phase_diagram", "quantities"]
 
 _PHASE_QUANTITIES = ("magnetization", "correlation_length", "susceptibility")
 _FAMILY = (BLUE, ORANGE, GREEN, BLACK, GREY)
@@ -64,13 +64,7 @@ def plot_phase_diagram(
     OSError
         If the file cannot be written.
     """
-    if quantity is None:
-        names = [name for name in _PHASE_QUANTITIES if name in grid]
-    else:
-        names = [quantity] if isinstance(quantity, str) else list(quantity)
-    panels = [_over_parameters(grid, name) for name in names]
-    if not panels:
-        raise ValueError("quantity: expected at least one, got none; name variables of the grid")
+    panels = quantities(grid, quantity)
     n_columns = 2 if len(panels) == 4 else min(len(panels), 3)
     n_rows = -(-len(panels) // n_columns)
     figure, axes = plt.subplots(
@@ -93,6 +87,23 @@ def plot_phase_diagram(
     if path is not None:
         save_figure(figure, path, overwrite=overwrite)
     return figure
+
+
+def quantities(grid: xr.Dataset, quantity: str | Sequence[str] | None = None) -> list[xr.DataArray]:
+    """What is drawn of a sweep, a panel each.
+
+    Raises
+    ------
+    ValueError
+        If there is no such quantity, or it does not depend on one or two parameters.
+    """
+    if quantity is None:
+        names = [name for name in _PHASE_QUANTITIES if name in grid]
+    else:
+        names = [quantity] if isinstance(quantity, str) else list(quantity)
+    if not names:
+        raise ValueError("quantity: expected at least one, got none; name variables of the grid")
+    return [_over_parameters(grid, name) for name in names]
 
 
 def _over_parameters(grid: xr.Dataset, name: str) -> xr.DataArray:

@@ -459,6 +459,46 @@ def test_wrong_usage_exits_with_2(folder, run_cli, command, options):
     assert os.listdir() == []
 
 
+@pytest.mark.parametrize(
+    ("options", "exit_code", "text"),
+    [
+        (
+            ("--J", "0:1:3", "--h", "0:1:3", "--temperature", "1,2"),
+            2,
+            "one or two parameters can be drawn, got J, h, temperature; give one value to the",
+        ),
+        (("--J", "0:1:3", "--quantity", "colour"), 1, "quantity: expected one of free_energy, "),
+        (
+            ("--J", "0:1:3", "--h", "0,1", "--quantity", "energy", "--quantity", "correlation"),
+            1,
+            "quantity: expected one over one or two parameters, got correlation over J, h, ",
+        ),
+        (
+            ("--J", "0:1:3", *RING, "--algorithm", "wolff", "--quantity", "colour"),
+            1,
+            "quantity: expected one of ",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_before_the_sweep(
+    folder, run_cli, monkeypatch, options, exit_code, text
+):
+    sizes, sweep = [], im.sweep
+
+    def noting(*arguments, **more):
+        result = sweep(*arguments, **more)
+        sizes.append(result.sizes["J"])
+        return result
+
+    monkeypatch.setattr(im, "sweep", noting)
+    ran = run_cli("phase-diagram", *options)
+    assert ran.exit_code == exit_code
+    assert text in " ".join(ran.stderr.replace("│", "").split())
+    assert "warning" not in ran.stderr
+    assert sizes == [1]
+    assert os.listdir() == []
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write to")
 @pytest.mark.parametrize(
     "command",

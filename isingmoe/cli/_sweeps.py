@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -38,6 +41,9 @@ _ALGORITHMS = {
 }
 # Series of every sample would make the most of a file.
 _SERIES_DIMS = ("replica", "sample", "discarded_sample")
+
+# Enough to see what `simulate` returns.
+_QUICK = {"n_samples": 2, "n_replicas": 1, "n_sweeps": 1, "n_equilibration": 0}
 
 
 def algorithm_named(name: str) -> Any:
@@ -84,7 +90,11 @@ class SweepOptions(ChainSource):
     ] = None
 
     def run(
-        self, output: Path | None, overwrite: bool, max_distance: int | None = None
+        self,
+        output: Path | None,
+        overwrite: bool,
+        max_distance: int | None = None,
+        check: Callable[[xr.Dataset, list[str]], object] | None = None,
     ) -> tuple[xr.Dataset, list[str]]:
         """The sweep that the options ask for.
 
@@ -94,6 +104,9 @@ class SweepOptions(ChainSource):
         overwrite : bool
         max_distance : int or None
             Default: that of `solve` or `simulate`.
+        check : callable, optional
+            Called before the sweep with the result at its first point alone, and the axes;
+            it may raise.
 
         Returns
         -------
@@ -116,12 +129,22 @@ class SweepOptions(ChainSource):
             raise typer.BadParameter("give a parameter several values, such as --J 0:2:41")
         first = {name: values[0].item() for name, values in swept.items()}
         first |= {name: int(first[name]) for name in _WHOLE if name in first}
-        result = im.sweep(
+        sweep: Callable[..., xr.Dataset] = partial(
+            im.sweep,
             im.solve if self.algorithm is None else im.simulate,
             self.made({**first, **single}),
-            options=self._options(max_distance),
             drop_dims=_SERIES_DIMS,
             seed=self.seed,
+        )
+        options = self._options(max_distance)
+        if check is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                quick = options if self.algorithm is None else {**options, **_QUICK}
+                at_first = {name: values[:1] for name, values in swept.items()}
+                check(sweep(options=quick, n_workers=1, progress=False, **at_first), list(swept))
+        result = sweep(
+            options=options,
             path=output,
             overwrite=overwrite,
             n_workers=self.workers,

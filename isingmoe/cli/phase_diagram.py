@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ import isingmoe as im
 from isingmoe.cli._groups import spread
 from isingmoe.cli._options import Overwrite, emit_text
 from isingmoe.cli._sweeps import SweepOptions
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @spread
@@ -40,9 +43,18 @@ def phase_diagram(
     import matplotlib
 
     matplotlib.use("Agg")
+    from isingmoe.phase_diagrams import quantities
     from isingmoe.plotting import check_figure
 
+    def check(first: xr.Dataset, axes: list[str]) -> None:
+        if len(axes) > 2:
+            raise typer.BadParameter(
+                f"one or two parameters can be drawn, got {', '.join(axes)}; give one value to "
+                "the others, or use isingmoe sweep"
+            )
+        quantities(first, quantity)
+
     check_figure(figure, overwrite)
-    grid, _ = chains.run(output, overwrite)
+    grid, _ = chains.run(output, overwrite, check=check)
     im.plot_phase_diagram(grid, quantity, path=figure, overwrite=overwrite)
     emit_text(f"Written: {output} and {figure}")
