@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -106,11 +106,11 @@ def _replaced(chain: Any, **values: Any) -> Any:
     return replace(chain, **changed)
 
 
-def in_words(chain: Any, grid: Grid) -> str:
-    """The chain without what the grid replaces."""
+def in_words(chain: Any, names: Iterable[str]) -> str:
+    """The chain without the parameters that a grid replaces."""
     if not _is_chain(chain):
         return getattr(chain, "__qualname__", type(chain).__name__)
-    replaced = {_STANDS_FOR.get(name, name) for name in grid.values}
+    replaced = {_STANDS_FOR.get(name, name) for name in names}
     values = {f.name: getattr(chain, f.name) for f in fields(chain) if f.name not in replaced}
     if values.get("decay", 0) is None:
         del values["decay"]

@@ -137,7 +137,7 @@ def sweep(
         raise TypeError(f"client: expected a dask.distributed Client, got {type(client).__name__}")
     arguments = {
         "verb": identity(verb),
-        "chain": in_words(chain, points),
+        "chain": in_words(chain, points.values),
         "chains": digest_of_chains(chain, make, points),
         "options": identity(task.options),
         "drop_dims": list(task.drop_dims),

@@ -155,6 +155,72 @@ def test_potts_chains_are_swept_in_q(folder, run_cli):
     assert first[2:] == [None] * 6
 
 
+def on_expert_0(h, q=3, **more):
+    return im.PottsChain(J=0.5, h=[h] + [0.0] * (q - 1), n_sites=16, boundary="periodic", **more)
+
+
+POTTS = ("--chain", "potts", "--J", 0.5, *RING)
+
+
+def test_the_field_of_a_potts_chain_acts_on_one_expert(folder, run_cli):
+    for command in ("solve",), ("simulate", "--algorithm", "exact"):
+        options = ("--n-experts", 3, "--h", 0.7, "--json")
+        ran = run_cli(*command, *POTTS, *options)
+        assert ran.exit_code == 0, ran.stderr
+        exact = im.solve(on_expert_0(0.7))
+        magnetization = json.loads(ran.stdout)["data"]["magnetization"]
+        assert magnetization == pytest.approx(float(exact["magnetization"]), abs=0.05)
+        assert magnetization > 0.2
+    for h in "nan", "1e9":
+        ran = run_cli("solve", *POTTS, "--n-experts", 3, "--h", h)
+        assert (ran.exit_code, ran.stderr[:19]) == (1, "isingmoe: error: h:")
+
+
+@pytest.mark.parametrize(
+    ("options", "chains", "words"),
+    [
+        (
+            ("--h", "0:1:3", "--n-experts", 3),
+            [on_expert_0(h) for h in (0, 0.5, 1)],
+            "PottsChain(J=0.5, n_sites=16, boundary='periodic', temperature=1.0, n_experts=3, "
+            "top_k=1, h on expert 0)",
+        ),
+        (
+            ("--h", 0.5, "--n-experts", "2,4"),
+            [on_expert_0(0.5, 2), on_expert_0(0.5, 4)],
+            "PottsChain(J=0.5, n_sites=16, boundary='periodic', temperature=1.0, top_k=1, "
+            "h=0.5 on expert 0)",
+        ),
+        (
+            ("--h", 0.5, "--n-experts", 3, "--top-k", "1,2"),
+            [on_expert_0(0.5, top_k=1), on_expert_0(0.5, top_k=2)],
+            None,
+        ),
+        (
+            ("--h", "0.5,1", "--n-experts", 3, "--temperature", "1,2"),
+            [on_expert_0(h, temperature=t) for t in (1, 2) for h in (0.5, 1)],
+            None,
+        ),
+    ],
+)
+def test_the_field_of_a_potts_chain_is_swept(folder, run_cli, options, chains, words):
+    ran = run_cli("sweep", *POTTS, *options, "-o", "grid.nc")
+    assert (ran.exit_code, ran.stderr) == (0, "")
+    grid = read_dataset("grid.nc")
+    values = [float(im.solve(chain)["free_energy"]) for chain in chains]
+    dims = [name for name in ("temperature", "h", "n_experts", "top_k") if name in grid.dims]
+    np.testing.assert_array_equal(grid["free_energy"].transpose(*dims).values.ravel(), values)
+    if "," in str(options[1]) or ":" in str(options[1]):
+        assert grid["h"].values.tolist() in ([0.0, 0.5, 1.0], [0.5, 1.0])
+    assert words is None or grid.attrs["chain"] == words
+    again = run_cli("sweep", *POTTS, *options, "-o", "grid.nc")
+    assert again.stdout == ran.stdout
+    figure = ("-o", "d.nc", "--quantity", "free_energy")
+    ran = run_cli("phase-diagram", *POTTS, *options, *figure)
+    assert ran.exit_code == 0, ran.stderr
+    np.testing.assert_array_equal(read_dataset("d.nc")["free_energy"], grid["free_energy"])
+
+
 def test_the_same_command_goes_on_and_another_is_refused(folder, run_cli, monkeypatch):
     command = ("sweep", "--J", "0:1:6", "-o", "grid.nc")
     solve, asked = im.solve, []

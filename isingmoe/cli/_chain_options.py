@@ -6,16 +6,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 import isingmoe as im
 
-__all__ = ["ChainOptions", "ChainSource"]
+__all__ = ["FIELD_HELP", "ChainOptions", "ChainSource"]
 
 # Of a fitted chain nothing else can be changed and it still be that of the fit.
 _OF_A_FIT = ("n_sites", "temperature")
 _PARAMETERS = ("J", "h", "temperature", "n_sites", "n_experts", "top_k", "alpha", "length")
 _OF_POTTS = ("n_experts", "top_k")
+
+FIELD_HELP = "Field, of a Potts chain on expert 0 alone (default: 0)."
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,35 @@ class ChainSource:
             if name in given:
                 given["decay"] = decay(given.pop(name))
         if self.chain == "potts":
-            return im.PottsChain(**given)
+            return _potts(**given)
         for name in _OF_POTTS:
             if name in given:
                 raise typer.BadParameter(f"{_option(name)} needs --chain potts")
         return im.IsingChain(**given)
+
+    def over(self, single: dict[str, Any], swept: dict[str, NDArray]) -> Any:
+        """What a sweep over some parameters takes: a chain, or a function that makes them.
+
+        Raises
+        ------
+        typer.BadParameter
+            If the options do not go together.
+        """
+        from isingmoe._grids import Grid
+        from isingmoe._makers import in_words
+
+        chain = self.made({**Grid.of(swept).at(0), **single})
+        if self.chain != "potts" or not ("h" in swept or ("n_experts" in swept and "h" in single)):
+            return chain
+        # The field of each expert follows h and the number of experts.
+
+        def make(**values: Any) -> Any:
+            return self.made({**single, **values})
+
+        field = "" if "h" in swept else f"={single['h']:g}"
+        words = in_words(chain, [*swept, "h"]).removesuffix(")")
+        make.__qualname__ = f"{words}, h{field} on expert 0)"
+        return make
 
     def _fitted(self, given: dict[str, Any]) -> Any:
         unfit = [_option(name) for name in given if name not in _OF_A_FIT]
@@ -90,7 +118,7 @@ class ChainOptions(ChainSource):
     """One chain."""
 
     J: Annotated[float | None, typer.Option("--J", help="Coupling of neighbours.")] = None
-    h: Annotated[float | None, typer.Option("--h", help="Field (default: 0).")] = None
+    h: Annotated[float | None, typer.Option("--h", help=FIELD_HELP)] = None
     temperature: Annotated[float | None, typer.Option(help="In units of J (default: 1).")] = None
     n_sites: Annotated[int | None, typer.Option(help="Sites (default: infinite).")] = None
     n_experts: Annotated[int | None, typer.Option(help="States of a Potts chain.")] = None
@@ -111,6 +139,12 @@ class ChainOptions(ChainSource):
             If the options do not go together.
         """
         return self.made(self.parameters())
+
+
+def _potts(h: float = 0.0, **given: Any) -> im.PottsChain:
+    """A Potts chain in a field on expert 0: one on all experts alike would do nothing."""
+    chain = im.PottsChain(**given)
+    return replace(chain, h=h * (np.arange(chain.n_states) == 0)) if h else chain
 
 
 def _option(name: str) -> str:

@@ -6,14 +6,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import isingmoe as im
-from isingmoe.cli._chain_options import ChainSource
+from isingmoe.cli._chain_options import FIELD_HELP, ChainSource
 from isingmoe.cli._grid import parse_grid
 from isingmoe.cli._options import check_target
 
@@ -56,7 +55,7 @@ class SweepOptions(ChainSource):
     """A grid of chains, and how each is solved or sampled."""
 
     J: Annotated[str | None, typer.Option("--J", help="Coupling of neighbours.", **_GRID)] = None
-    h: Annotated[str | None, typer.Option("--h", help="Field (default: 0).", **_GRID)] = None
+    h: Annotated[str | None, typer.Option("--h", help=FIELD_HELP, **_GRID)] = None
     temperature: Annotated[
         str | None, typer.Option(help="In units of J (default: 1).", **_GRID)
     ] = None
@@ -127,15 +126,12 @@ class SweepOptions(ChainSource):
         single, swept = parse_grid(self.parameters(), _WHOLE)
         if not swept:
             raise typer.BadParameter("give a parameter several values, such as --J 0:2:41")
-        first = {name: values[0].item() for name, values in swept.items()}
-        first |= {name: int(first[name]) for name in _WHOLE if name in first}
-        sweep: Callable[..., xr.Dataset] = partial(
-            im.sweep,
-            im.solve if self.algorithm is None else im.simulate,
-            self.made({**first, **single}),
-            drop_dims=_SERIES_DIMS,
-            seed=self.seed,
-        )
+        verb = im.solve if self.algorithm is None else im.simulate
+        chain = self.over(single, swept)
+
+        def sweep(**more: Any) -> xr.Dataset:
+            return im.sweep(verb, chain, drop_dims=_SERIES_DIMS, seed=self.seed, **more)
+
         options = self._options(max_distance)
         if check is not None:
             with warnings.catch_warnings():
