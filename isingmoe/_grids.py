@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from isingmoe._points import Frame, Stored, frame_of
 from isingmoe._text import about
 
-__all__ = ["MAX_POINTS", "Grid", "assemble", "check_size"]
+__all__ = ["MAX_POINTS", "Grid", "assemble", "check_size", "without_rounding"]
 
 MAX_POINTS = 1_000_000
 
@@ -33,6 +33,7 @@ _ABOUT = {
 }
 WHOLE = ("n_sites", "n_experts", "q", "top_k")
 _LARGEST_WHOLE = 1 << 53
+_ROUNDING = 1e-12
 
 # Numbered points of a grid with few axes have all their corners looked at.
 _CORNERED = 8
@@ -215,6 +216,22 @@ def assemble(grid: Grid, points: Mapping[int, Stored]) -> xr.Dataset:
         key: value for key, value in shared[0].items() if all(a.get(key) == value for a in shared)
     }
     return result
+
+
+def without_rounding(values: xr.DataArray) -> xr.DataArray:
+    """A quantity over a grid, with 0 in place of what rounding errors have left of it.
+
+    Below 1e-12 of what is natural: 1 where there are no units. Where there are, tiny values
+    are as exact as any, except among others of both signs, which are sums that cancel.
+    """
+    if values.dtype.kind != "f":
+        return values
+    size = np.abs(values.values)
+    scale = 1.0
+    if values.attrs.get("units", "1") != "1":
+        mixed = bool((values < 0).any() and (values > 0).any())
+        scale = min(1.0, np.max(size, where=np.isfinite(size), initial=0.0)) if mixed else 0.0
+    return values.copy(data=np.where(size < _ROUNDING * scale, 0.0, values.values))
 
 
 def _check_names(

@@ -13,12 +13,14 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
+from isingmoe._grids import without_rounding
 from isingmoe._text import plain
 from isingmoe.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, save_figure
 
 __all__ = ["plot_phase_diagram", "quantities"]
 
 _PHASE_QUANTITIES = ("magnetization", "correlation_length", "susceptibility")
+_LINES = ("o-", "s--", "^:")
 _FAMILY = (BLUE, ORANGE, GREEN, BLACK, GREY)
 # A parameter with so few values labels curves.
 _FEW = 5
@@ -54,8 +56,11 @@ def plot_phase_diagram(
     Returns
     -------
     Figure
-        A parameter with few values makes a family of curves instead of a map. Colours and
-        curves are logarithmic where the values span more than three decades.
+        A parameter with few values, or with text, makes a family of curves instead of a map.
+        Colours and curves are logarithmic where the values span more than three decades.
+        Cells of a map that have no colour are grey: where a quantity is infinite or not
+        known, and where it is 0 on a logarithmic scale; the title says which. What rounding
+        has left of a zero is drawn as zero.
 
     Raises
     ------
@@ -77,11 +82,13 @@ def plot_phase_diagram(
     if "chain" in grid.attrs:
         figure.suptitle(plain(grid.attrs["chain"], 40 * n_columns), fontsize=10)
     for ax, values in zip(axes.flat, panels, strict=False):
-        if values.ndim == 2 and min(values.shape) > _FEW:
-            _draw_map(ax, values)
+        title = _labelled(str(values.name).replace("_", " "), values)
+        if values.ndim == 2 and min(values.shape) > _FEW and not any(map(_is_text, _axes(values))):
+            grey = _draw_map(ax, values)
+            title += f"; grey: {grey}" if grey else ""
         else:
             _draw_curves(ax, values, _error(grid, values))
-        ax.set_title(_labelled(str(values.name).replace("_", " "), values), fontsize=10)
+        ax.set_title(title, fontsize=10)
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
     if path is not None:
@@ -120,7 +127,7 @@ def _over_parameters(grid: xr.Dataset, name: str) -> xr.DataArray:
             f"quantity: expected one over one or two parameters, got {name} over "
             f"{', '.join(map(str, values.dims)) or 'none'}; select or average the others first"
         )
-    return values.sortby(list(values.dims))
+    return without_rounding(values.sortby(list(values.dims)))
 
 
 def _error(grid: xr.Dataset, values: xr.DataArray) -> xr.DataArray | None:
@@ -131,8 +138,17 @@ def _error(grid: xr.Dataset, values: xr.DataArray) -> xr.DataArray | None:
     return error.sortby(list(values.dims))
 
 
-def _draw_map(ax: Axes, values: xr.DataArray) -> None:
-    x, y = (values[dim] for dim in values.dims)
+def _axes(values: xr.DataArray) -> list[xr.DataArray]:
+    return [values[dim] for dim in values.dims]
+
+
+def _is_text(axis: xr.DataArray) -> bool:
+    return axis.dtype.kind not in "iuf"
+
+
+def _draw_map(ax: Axes, values: xr.DataArray) -> str:
+    """Draw colours; returns what grey cells are, if there are any."""
+    x, y = _axes(values)
     table = np.ma.masked_invalid(values.values.T)
     norm, colours, levels = _colours(table)
     mesh = ax.pcolormesh(x, y, table, norm=norm, cmap=colours, shading="nearest", rasterized=True)
@@ -150,6 +166,12 @@ def _draw_map(ax: Axes, values: xr.DataArray) -> None:
         xscale="log" if _is_geometric(x.values) else "linear",
         yscale="log" if _is_geometric(y.values) else "linear",
     )
+    found = {
+        "infinite": np.isinf(values.values).any(),
+        "unknown": np.isnan(values.values).any(),
+        "0": isinstance(norm, LogNorm) and (values.values == 0).any(),
+    }
+    return " or ".join(name for name, there in found.items() if there)
 
 
 def _colours(table: np.ma.MaskedArray) -> tuple[Normalize, str, np.ndarray]:
@@ -176,18 +198,22 @@ def _between(locator: Locator, low: float, ends: tuple[float, float]) -> np.ndar
 
 
 def _draw_curves(ax: Axes, values: xr.DataArray, error: xr.DataArray | None) -> None:
-    long = max(values.dims, key=lambda dim: values.sizes[dim])
+    long = max(values.dims, key=lambda dim: (not _is_text(values[dim]), values.sizes[dim]))
     families = [dim for dim in values.dims if dim != long]
     x = values[long]
+    is_log = _spans_decades(values.values[np.isfinite(values.values)])
+    if is_log:
+        # A zero would be drawn far below the frame.
+        values = values.where(values > 0)
     for i in range(values.sizes[families[0]] if families else 1):
         at = {families[0]: i} if families else {}
         curve = values.isel(at)
-        label = f"{families[0]} = {float(values[families[0]][i]):.4g}" if families else None
+        label = f"{families[0]} = {_value(values[families[0]][i])}" if families else None
         ax.errorbar(
             x,
             curve,
             yerr=None if error is None else error.isel(at),
-            fmt="o-",
+            fmt=_LINES[i // len(_FAMILY) % len(_LINES)],
             ms=3 if len(x) < _MARKED or error is not None else 0,
             lw=1.4,
             color=_FAMILY[i % len(_FAMILY)],
@@ -195,13 +221,16 @@ def _draw_curves(ax: Axes, values: xr.DataArray, error: xr.DataArray | None) -> 
         )
     if _is_geometric(x.values):
         ax.set_xscale("log")
-    finite = values.values[np.isfinite(values.values)]
-    if _spans_decades(finite):
+    if is_log:
         ax.set_yscale("log")
     ax.set_xlabel(_axis_label(x))
     ax.grid(alpha=0.25, lw=0.5)
     if families:
         ax.legend(fontsize=8, frameon=False)
+
+
+def _value(value: xr.DataArray) -> str:
+    return str(value.item()) if _is_text(value) else f"{value.item():.4g}"
 
 
 def _labelled(name: object, values: xr.DataArray) -> str:
@@ -215,7 +244,9 @@ def _axis_label(values: xr.DataArray) -> str:
 
 def _is_geometric(values: np.ndarray) -> bool:
     """Whether values are spaced by factors rather than by steps."""
-    if len(values) < 3 or values.min() <= 0 or values.max() < 10 * values.min():
+    if len(values) < 3 or values.dtype.kind not in "iuf":
+        return False
+    if values.min() <= 0 or values.max() < 10 * values.min():
         return False
     steps, factors = np.diff(values), np.diff(np.log(values))
     return bool(np.ptp(factors) / abs(factors.mean()) < np.ptp(steps) / abs(steps.mean()))

@@ -164,7 +164,11 @@ def plot_layers(comparison: Comparison) -> Figure:
         )
     length.set_yscale("log")
     length.set_ylabel("correlation length ξ (tokens)")
-    length.legend(fontsize=7.5, frameon=False)
+    # Room above the error bars, and a ground of its own where they reach into it.
+    low, high = length.get_ylim()
+    length.set_ylim(low, high * (high / low) ** 0.35)
+    legend = length.legend(fontsize=7.5, loc="upper left", framealpha=1, edgecolor="0.8")
+    legend.set_zorder(10)
 
     load.plot(layer, data["kl"], "o-", ms=4, color=BLUE, label="KL of the load from uniform")
     load.plot(layer, data["kl_null"], "--", color=GREY, label="95 % of a uniform router")

@@ -346,6 +346,98 @@ def test_curves_have_their_errors():
     plt.close("all")
 
 
+def quantity_over(values, units="1", **axes):
+    return xr.Dataset({"x": (tuple(axes), np.array(values), {"units": units})}, coords=axes)
+
+
+@pytest.mark.parametrize(
+    ("values", "units", "shown"),
+    [
+        ([1e-15, -3e-16, 0.5], "1", [0, 0, 0.5]),
+        ([1e-15, 3e-16, 2e-15], "1", [0, 0, 0]),
+        ([1e-15, -1, 0.5], "coupling", [0, -1, 0.5]),
+        # Exact to the last digit, and far below 1.
+        ([1e-160, 1e-20, 0.4], "k_B", [1e-160, 1e-20, 0.4]),
+        ([1e20, 1.0, np.inf], "site", [1e20, 1.0, np.inf]),
+        ([1e-14, -1e-14, 1e-15], "coupling", [1e-14, -1e-14, 1e-15]),
+    ],
+)
+def test_rounding_errors_are_no_data(values, units, shown):
+    grid = quantity_over(values, units, J=[0.0, 1.0, 2.0])
+    (ax,) = drawn(im.plot_phase_diagram(grid, "x"))
+    (line,) = ax.lines
+    np.testing.assert_array_equal(line.get_ydata(), shown)
+    plt.close("all")
+
+
+def test_rounding_errors_are_not_in_the_table(folder, run_cli):
+    ran = run_cli("sweep", "--J", "0:5:11", "--n-sites", 16, "--boundary", "periodic")
+    header, _, *rows = ran.stdout.splitlines()[2:]
+    column = header.split().index("magnetization")
+    assert {row.split()[column] for row in rows[:11]} == {"0"}
+
+
+def test_a_zero_is_no_level_of_a_map():
+    values = np.linspace(0, 1, 64).reshape(8, 8)
+    values[0, ::2] = -1e-17
+    values[0, 1::2] = 0
+    (ax,) = drawn(im.plot_phase_diagram(quantity_over(values, J=np.arange(8), h=np.arange(8)), "x"))
+    mesh, lines = ax.collections
+    assert (mesh.norm.vmin, mesh.norm.vmax) == (0, 1)
+    assert lines.levels.min() > 0
+    plt.close("all")
+
+
+def test_zeros_are_not_on_logarithmic_axes(tmp_path):
+    grid = quantity_over([0.0, 1e-9, 1e-3, 1.0], "k_B", J=np.arange(4.0))
+    (ax,) = drawn(im.plot_phase_diagram(grid, "x", path=tmp_path / "x.png"))
+    assert ax.get_yscale() == "log"
+    np.testing.assert_array_equal(np.array(ax.lines[0].get_ydata(), float), [np.nan, 1e-9, 1e-3, 1])
+    assert 1e-11 < ax.get_ylim()[0] < 1e-9
+    plt.close("all")
+
+
+@pytest.mark.parametrize("n_kinds", [2, 8])
+def test_text_labels_curves(n_kinds, tmp_path):
+    kinds = np.array([f"kind {i}" for i in range(n_kinds)])
+    grid = quantity_over(np.random.default_rng(0).random((n_kinds, 7)), kind=kinds, J=np.arange(7))
+    (ax,) = drawn(im.plot_phase_diagram(grid, "x", path=tmp_path / "x.png"))
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == [f"kind = {kind}" for kind in kinds]
+    assert ax.get_xlabel() == "J"
+    one = quantity_over(np.arange(float(n_kinds)), kind=kinds)
+    im.plot_phase_diagram(one, "x", path=tmp_path / "one.png")
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([], ""),
+        ([np.inf], "; grey: infinite"),
+        ([np.nan, np.inf], "; grey: infinite or unknown"),
+        ([0.0], "; grey: 0"),
+    ],
+)
+def test_the_title_says_what_grey_cells_are(values, said):
+    table = np.geomspace(1e-6, 1, 36)
+    table[: len(values)] = values
+    grid = quantity_over(table.reshape(6, 6), J=np.arange(6), h=np.arange(6))
+    (ax,) = drawn(im.plot_phase_diagram(grid, "x"))
+    assert ax.get_title() == f"x{said}"
+    plt.close("all")
+
+
+def test_the_legend_of_lengths_hides_error_bars(folder, run_cli):
+    run_cli("example")
+    assert run_cli("fit", "traces.nc", "--figure", "f.png", "--folds", 0).exit_code == 0
+    comparison = im.compare(im.open_fit("fit.nc"), im.open_traces("traces.nc"), n_resamples=2)
+    figure = im.plot_layers(comparison)
+    frame = figure.axes[1].get_legend().get_frame()
+    assert figure.axes[1].get_legend().get_frame_on()
+    assert frame.get_alpha() == 1
+
+
 @pytest.mark.parametrize(
     ("change", "quantity"),
     [

@@ -76,7 +76,9 @@ def _text(grid: xr.Dataset, axes: list[str]) -> str:
 
 
 def _cells(grid: xr.Dataset, name: str, places: tuple[Any, ...]) -> list[str]:
-    values = grid[name].values[places]
+    from isingmoe._grids import without_rounding
+
+    values = without_rounding(grid[name]).values[places]
     if f"{name}_error" not in grid:
         return [f"{value + 0.0:.6g}" for value in values]
     errors = grid[f"{name}_error"].values[places]
