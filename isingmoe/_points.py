@@ -1,9 +1,9 @@
 """Finished points of a sweep: a Dataset as bytes, and the folder that keeps them.
 
 A folder holds `manifest.json`, which says what sweep it belongs to, and one log for each
-process that computes. A point is one record with a checksum, appended by one write: what a
-killed process leaves is a run of whole records, and at worst the beginning of one more,
-which is not read.
+process that computes. A point is one record with a checksum, after another of its warnings
+where there were any, appended by one write: what a killed process leaves is a run of whole
+records, and at worst the beginning of one more, which is not read.
 """
 
 from __future__ import annotations
@@ -38,17 +38,26 @@ _PART = ".manifest-"
 _HEAD = struct.Struct("<4sQQ")
 _SUM = struct.Struct("<I")
 _NUMBER = struct.Struct("<Q")
-_FRAME, _POINT = b"fram", b"poin"
+_FRAME, _POINT, _HEARD = b"fram", b"poin", b"warn"
 
 # Windows would translate line ends.
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
 class Stored(NamedTuple):
-    """A Dataset as bytes: what points have in common, and what is their own."""
+    """A Dataset as bytes: what points have in common, and what is their own.
+
+    Attributes
+    ----------
+    frame : bytes
+    data : bytes
+    heard : tuple of (str, str)
+        Warnings while it was computed: the full name of the category, and the text.
+    """
 
     frame: bytes
     data: bytes
+    heard: tuple[tuple[str, str], ...] = ()
 
 
 class Frame(NamedTuple):
@@ -163,6 +172,8 @@ class PointLog:
         if stored.frame not in self._frames:
             self._frames[stored.frame] = len(self._frames)
             records = _record(_FRAME, self._frames[stored.frame], stored.frame)
+        if stored.heard:
+            records += _record(_HEARD, index, json.dumps(stored.heard).encode())
         content = _NUMBER.pack(self._frames[stored.frame]) + stored.data
         rest = memoryview(records + _record(_POINT, index, content))
         try:
@@ -311,12 +322,16 @@ class PointFolder:
         points: dict[int, Stored] = {}
         for log in sorted(self.path.glob(f"*{_LOG_SUFFIX}")):
             frames: dict[int, bytes] = {}
+            heard: dict[int, Any] = {}
             for tag, number, content in _records(log):
                 if tag == _FRAME:
                     frames[number] = content
+                elif tag == _HEARD:
+                    heard[number] = tuple(map(tuple, json.loads(content)))
                 elif tag == _POINT:
                     (frame,) = _NUMBER.unpack_from(content)
-                    points[number] = Stored(frames[frame], content[_NUMBER.size :])
+                    data = content[_NUMBER.size :]
+                    points[number] = Stored(frames[frame], data, heard.pop(number, ()))
         return points
 
     def publish(self, dataset: xr.Dataset) -> None:

@@ -87,8 +87,6 @@ class Outcome:
     ----------
     finished : list of (int, Stored or None)
         None where the point is in the folder.
-    heard : list of (int, type, str)
-        Warnings: at which point, of what category, and the text.
     error : Exception or None
         What ended the chunk before its end.
     seconds : float
@@ -97,7 +95,6 @@ class Outcome:
     """
 
     finished: list[tuple[int, Stored | None]] = field(default_factory=list)
-    heard: list[tuple[int, type[Warning], str]] = field(default_factory=list)
     error: Exception | None = None
     seconds: float = 0.0
     sizes: tuple[int, int] = (0, 0)
@@ -108,16 +105,16 @@ def _evaluate(task: Task, points: Iterable[Point], log: PointLog | None) -> Outc
     outcome = Outcome()
     started = time.perf_counter()
     for point in points:
-        with _listening() as heard:
+        with _LISTENER.listening() as heard:
             try:
                 stored = task(point)
             except Exception as error:
                 outcome.error = _placed(error, point.where)
                 return outcome
+        stored = stored._replace(heard=tuple(heard))
         if log is not None:
             log.add(point.index, stored)
         outcome.finished.append((point.index, stored if log is None else None))
-        outcome.heard += [(point.index, w.category, str(w.message)) for w in heard or ()]
         outcome.sizes = max(outcome.sizes, _sizes(stored))
     outcome.seconds = time.perf_counter() - started
     return outcome
@@ -128,15 +125,46 @@ def _sizes(stored: Stored) -> tuple[int, int]:
     return dtype.itemsize, max((dtype[name].itemsize for name in dtype.names or ()), default=0)
 
 
-@contextmanager
-def _listening() -> Iterator[list[warnings.WarningMessage] | None]:
-    """Collect warnings; not in a thread, as the filters belong to the whole process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield None
-        return
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
-        yield heard
+class _Listener:
+    """Collects the warnings of each thread apart: the filters belong to the whole process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._heard: dict[int, list[tuple[str, str]]] = {}
+        self._filters = warnings.catch_warnings()
+        self._show_others: Callable[..., object] = warnings.showwarning
+
+    @contextmanager
+    def listening(self) -> Iterator[list[tuple[str, str]]]:
+        """Categories and texts of the warnings of this thread in the block."""
+        mine: list[tuple[str, str]] = []
+        with self._lock:
+            if not self._heard:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("always")
+                self._show_others = warnings.showwarning
+                warnings.showwarning = self._show
+            self._heard[threading.get_ident()] = mine
+        try:
+            yield mine
+        finally:
+            with self._lock:
+                del self._heard[threading.get_ident()]
+                if not self._heard:
+                    self._filters.__exit__(None, None, None)
+
+    def _show(
+        self, message: Warning | str, category: type[Warning], *where: Any, **more: Any
+    ) -> None:
+        mine = self._heard.get(threading.get_ident())
+        if mine is None:
+            self._show_others(message, category, *where, **more)
+        else:
+            mine.append((f"{category.__module__}.{category.__qualname__}", str(message)))
+
+
+_LISTENER = _Listener()
 
 
 def _placed(error: Exception, where: str) -> Exception:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import os
+import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -31,8 +33,8 @@ from isingmoe.chains import Chain
 
 __all__ = ["sweep"]
 
-# Warnings: at which points, and the text.
-Heard = dict[type[Warning], list[tuple[int, str]]]
+# What was warned of, in the file: categories and texts as JSON.
+_WARNINGS = "sweep_warnings"
 
 # What HDF5 holds in one piece.
 _LARGEST_VARIABLE = 1 << 32
@@ -112,7 +114,8 @@ def sweep(
     The result does not depend on the number of workers, nor on which points were stored
     before. A stored sweep is the same where its grid, all chains, the options and the verb
     are: its code, the values that it uses, and the functions of yours that it calls. Points
-    at which the verb warns are counted, and the first is named.
+    at which the verb warns are counted, and the first is named; a stored sweep warns again
+    when it is read.
 
     Examples
     --------
@@ -148,16 +151,13 @@ def sweep(
         "chain": arguments["chain"],
         "provenance": _provenance.record("sweep", arguments),
     }
-    heard: Heard = {}
-    run = partial(_run, task, make, points, n_workers, client, progress, heard)
+    run = partial(_run, task, make, points, n_workers, client, progress)
     if path is None:
-        result = assemble(points, run(None)).assign_attrs(attributes)
+        result = _result(points, run(None), attributes)
     else:
         result = _run_into(Path(path), overwrite, points, run, attributes)
-    for category, places in heard.items():
-        index, text = min(places)
-        count = f"at {len(places)} of {points.size} points, first " if len(places) > 1 else ""
-        warnings.warn(f"{count}at {points.where(index)}: {text}", category, stacklevel=2)
+    for category, text in _warnings_of(result):
+        warnings.warn(text, category, stacklevel=2)
     return result
 
 
@@ -202,7 +202,7 @@ def _finish(
 ) -> None:
     """Compute what is left, and publish; what is interrupted is kept, and says so."""
     try:
-        folder.publish(assemble(grid, run(folder)).assign_attrs(attributes))
+        folder.publish(_result(grid, run(folder), attributes))
     except BaseException as error:
         if not folder.is_ours():
             raise
@@ -215,6 +215,30 @@ def _finish(
                 "same sweep goes on from there"
             ) from None
         raise
+
+
+def _result(grid: Grid, points: Mapping[int, Stored], attributes: dict[str, str]) -> xr.Dataset:
+    """All points as one Dataset, which says at how many there was a warning, and the first."""
+    places: dict[str, dict[int, str]] = {}
+    for index in range(grid.size):
+        for category, text in points[index].heard:
+            places.setdefault(category, {}).setdefault(index, text)
+    heard = []
+    for category, texts in places.items():
+        index, text = next(iter(texts.items()))
+        count = f"at {len(texts)} of {grid.size} points, first " if len(texts) > 1 else ""
+        heard.append([category, f"{count}at {grid.where(index)}: {text}"])
+    more = {_WARNINGS: json.dumps(heard)} if heard else {}
+    return assemble(grid, points).assign_attrs(attributes, **more)
+
+
+def _warnings_of(result: xr.Dataset) -> Iterator[tuple[type[Warning], str]]:
+    for name, text in json.loads(result.attrs.get(_WARNINGS, "[]")):
+        module, _, category = name.rpartition(".")
+        # Nothing is imported because a file names it.
+        kind = getattr(sys.modules.get(module), category, UserWarning)
+        is_category = isinstance(kind, type) and issubclass(kind, Warning)
+        yield kind if is_category else UserWarning, text
 
 
 def _is_finished(target: Path, provenance: str, overwrite: bool) -> bool:
@@ -240,7 +264,6 @@ def _run(
     n_workers: int | None,
     client: Any,
     progress: bool,
-    heard: Heard,
     folder: PointFolder | None,
 ) -> dict[int, Stored]:
     """Compute what is not stored yet, and return everything."""
@@ -268,8 +291,6 @@ def _run(
                 next(bar)
                 if stored is not None:
                     finished[index] = stored
-            for index, category, text in outcome.heard:
-                heard.setdefault(category, []).append((index, text))
     if folder is None:
         return finished
     folder.check()

@@ -23,6 +23,7 @@ from isingmoe._grids import MAX_POINTS, Grid
 from isingmoe._points import PointFolder, PointLog, Stored, encode, frame_of
 from isingmoe._processes import processes
 from isingmoe._storage import read_dataset
+from isingmoe._workers import _LISTENER
 
 RING = im.IsingChain(J=0.6, h=0.1, n_sites=12, boundary="periodic")
 OPEN = im.PottsChain(J=0.8, n_experts=3, n_sites=6)
@@ -250,6 +251,75 @@ def test_warnings_are_counted_and_the_first_is_named():
     assert Path(warning.filename) == Path(__file__)
     with pytest.warns(im.ShortTraceWarning, match="^at J = 0.6: J of 0.6"):
         im.sweep(complaining, RING, J=[0.1, 0.6], n_workers=2)
+
+
+def warned(verb=None, **arguments):
+    """The warnings of a sweep, which are not shown."""
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        im.sweep(verb or complaining, RING, **arguments)
+    return [(w.category, str(w.message)) for w in heard]
+
+
+MUCH = [(im.ShortTraceWarning, "at 2 of 3 points, first at J = 0.6: J of 0.6 is much")]
+
+
+def test_a_stored_sweep_warns_again(tmp_path):
+    arguments = {"J": [0.1, 0.6, 0.9], "path": tmp_path / "grid.nc"}
+    for _ in range(3):
+        assert warned(**arguments) == MUCH
+    # A file that names a category of its own has nothing imported.
+    stored = read_dataset(tmp_path / "grid.nc")
+    name = "isingmoe.errors.ShortTraceWarning"
+    assert name in stored.attrs["sweep_warnings"]
+    stored.attrs["sweep_warnings"] = stored.attrs["sweep_warnings"].replace(name, "antigravity.fly")
+    stored.to_netcdf(tmp_path / "grid.nc", engine="h5netcdf")
+    assert warned(**arguments) == [(UserWarning, MUCH[0][1])]
+    assert "antigravity" not in sys.modules
+
+
+def twice(chain):
+    warnings.warn("first", im.ShortTraceWarning, stacklevel=2)
+    if chain.J == 2 and not os.environ.get("GO_ON"):
+        raise KeyboardInterrupt
+    warnings.warn("second", im.ShortTraceWarning, stacklevel=2)
+    warnings.warn("third", RuntimeWarning, stacklevel=2)
+    return energy(chain)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_sweep_that_goes_on_warns_as_one_that_was_not_ended(tmp_path, monkeypatch, n_workers):
+    arguments = {"J": [0.0, 1.0, 2.0, 3.0], "path": tmp_path / "grid.nc"}
+    with pytest.raises(KeyboardInterrupt):
+        im.sweep(twice, RING, n_workers=1, **arguments)
+    monkeypatch.setenv("GO_ON", "1")
+    expected = [
+        (im.ShortTraceWarning, "at 4 of 4 points, first at J = 0: first"),
+        (RuntimeWarning, "at 4 of 4 points, first at J = 0: third"),
+    ]
+    assert warned(twice, n_workers=n_workers, **arguments) == expected
+    assert warned(twice, n_workers=n_workers, J=arguments["J"]) == expected
+
+
+def test_threads_hear_their_own_warnings():
+    barrier = threading.Barrier(4)
+    heard = {}
+
+    def listen(number):
+        with _LISTENER.listening() as mine:
+            barrier.wait(10)
+            warnings.warn(f"of {number}", UserWarning, stacklevel=1)
+            barrier.wait(10)
+        heard[number] = mine
+
+    before = (warnings.filters[:], warnings.showwarning)
+    threads = [threading.Thread(target=listen, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert heard == {number: [("builtins.UserWarning", f"of {number}")] for number in range(4)}
+    assert (warnings.filters[:], warnings.showwarning) == before
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])
@@ -571,6 +641,13 @@ def test_a_dask_client_computes_the_points(tmp_path, dask_client):
     assert same(serial, stored.drop_encoding())
     with pytest.raises(ValueError, match=r"^at J = 0, h = 0.5: h: expected none$"):
         im.sweep(failing, RING, J=[0.0], h=[0.5], client=dask_client)
+
+
+def test_a_dask_client_warns_as_one_process_does(tmp_path, dask_client):
+    J = [0.1, 0.6, 0.9]
+    assert warned(J=J, client=dask_client) == MUCH
+    for _ in range(2):
+        assert warned(J=J, client=dask_client, path=tmp_path / "grid.nc") == MUCH
 
 
 def test_a_dask_sweep_goes_on(tmp_path, dask_client):
