@@ -598,7 +598,7 @@ def test_wrong_usage_exits_with_2(folder, run_cli, command):
         ran = run_cli(*command)
     assert ran.exit_code == 2
     assert ran.stdout == ""
-    assert "Usage: isingmoe" in ran.stderr
+    assert re.fullmatch(r"isingmoe: error: .*; see isingmoe( \w+)? --help\n", ran.stderr)
     assert "Traceback" not in ran.stderr
 
 
@@ -657,3 +657,40 @@ def test_hostile_names_of_files_are_harmless(folder, run_cli):
     assert ran.exit_code == 0
     assert harmless(ran.stdout + ran.stderr)
     assert Path("a\x1b[31mb.fit.nc").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ("solve", "--J", 1, "--boundary", "perodic"),
+            "Invalid value for '--boundary': 'perodic' is not one of 'open', 'periodic'; "
+            "see isingmoe solve --help",
+        ),
+        (
+            ("simulate", "--J", 1, "--algorithm", "glauber"),
+            "Invalid value for '--algorithm': 'glauber' is not one of 'exact', 'heat-bath', "
+            "'metropolis', 'wolff', 'swendsen-wang'; see isingmoe simulate --help",
+        ),
+        (("solve",), "give a fit, or --J; see isingmoe solve --help"),
+        (("anneal",), "No such command 'anneal'; see isingmoe --help"),
+        (("--anneal",), "No such option: --anneal; see isingmoe --help"),
+        (("solve", "--anneal"), "No such option: --anneal; see isingmoe solve --help"),
+        (("compare",), "Missing argument 'FIT'; see isingmoe compare --help"),
+        (("solve", "\x1b[31m", "--J", "\x1b[31mx"), None),
+    ],
+)
+def test_wrong_usage_is_said_in_one_line(folder, run_cli, command, said):
+    ran = run_cli(*command)
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("isingmoe: error: ")
+    assert "\x1b" not in line
+    assert said is None or line == f"isingmoe: error: {said}"
+
+
+def test_help_is_shown_as_before(folder, run_cli):
+    for command in ("--help",), ("solve", "--help"), ("solve", "-h"):
+        ran = run_cli(*command)
+        assert ran.exit_code == 0
+        assert "Usage: isingmoe" in " ".join(re.sub(r"\x1b\[[\d;]*m", "", ran.stdout).split())

@@ -38,8 +38,22 @@ _EXPECTED = (
 )
 
 
+# Typer may bring a click of its own.
+_UsageError: Any = typer.BadParameter.__base__
+
+
 class _Commands(TyperGroup):
     """Runs a command; what a user can mend is said in one line, without a traceback."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        nothing = not args
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as error:
+            if nothing:
+                # The help is shown.
+                raise
+            raise _ended(_usage(error), 2) from None
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -47,6 +61,8 @@ class _Commands(TyperGroup):
         except BrokenPipeError:
             # The reader of our output has had enough; click ends quietly.
             raise
+        except _UsageError as error:
+            raise _ended(_usage(error), 2) from None
         except _EXPECTED as error:
             message = str(error)
         except KeyboardInterrupt as error:
@@ -56,8 +72,20 @@ class _Commands(TyperGroup):
             if not _was_interrupted(error):
                 raise
             message = INTERRUPTED
-        typer.echo(f"isingmoe: error: {' '.join(printable(message).split())}", err=True)
-        raise typer.Exit(1)
+        raise _ended(message, 1)
+
+
+def _ended(message: str, status: int) -> typer.Exit:
+    """Say what was wrong; to be raised."""
+    typer.echo(f"isingmoe: error: {' '.join(printable(message).split())}", err=True)
+    return typer.Exit(status)
+
+
+def _usage(error: Any) -> str:
+    """What was wrong in a command as it was typed, and where its options are listed."""
+    message = error.format_message().removeprefix("Invalid value: ").replace("Value error, ", "")
+    command = error.ctx.command_path if error.ctx is not None else "isingmoe"
+    return f"{message.rstrip('.')}; see {command} --help"
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
