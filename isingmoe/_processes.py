@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -51,12 +52,13 @@ def processes(n_workers: int, begin: Callable[..., None], *arguments: Any) -> It
         If a process dies.
     """
     try:
-        pickle.dumps(arguments)
+        sent = pickle.dumps(arguments)
     except Exception as error:
         raise ProcessesError(
             f"the verb or its options cannot be sent to other processes ({error}); define them "
             "with def in a file"
         ) from None
+    _check_main(sent)
     context = multiprocessing.get_context("spawn")
     reader, writer = context.Pipe(duplex=False)
     executor = ProcessPoolExecutor(
@@ -77,6 +79,23 @@ def processes(n_workers: int, begin: Callable[..., None], *arguments: Any) -> It
         executor.shutdown(wait=True, cancel_futures=True)
         writer.close()
         reader.close()
+
+
+def _check_main(sent: bytes) -> None:
+    """Raise a ProcessesError where other processes could not load what was run here.
+
+    They run the file of the script again; a prompt and a script from stdin have none.
+    """
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    by_name = getattr(main, "__spec__", None) is not None
+    if file is not None and not by_name and not os.path.isfile(file):
+        raise ProcessesError(f"there is no file {file} that worker processes could load; make one")
+    if file is None and not by_name and b"__main__" in sent:
+        raise ProcessesError(
+            "what is defined at a prompt cannot be loaded by worker processes; define the verb "
+            "in a file"
+        )
 
 
 def _start(executor: Executor, n_workers: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import sys
 import threading
 import time
 import warnings
@@ -231,14 +232,21 @@ def compute(
             except ProcessesError as error:
                 if n_workers is not None:
                     raise TypeError(f"n_workers: {error}; or give n_workers=1") from None
-                warnings.warn(
-                    f"the points are computed one after another: {error}", UserWarning, stacklevel=2
-                )
+                text = f"the points are computed one after another: {error}"
+                warnings.warn(text, UserWarning, stacklevel=_level_of_the_user())
         for point in points:
             yield _evaluate(task, [point], log)
     finally:
         if log is not None:
             log.close()
+
+
+def _level_of_the_user() -> int:
+    """The stacklevel with which our caller names the line of the user."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _until_worthwhile(

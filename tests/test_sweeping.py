@@ -339,8 +339,10 @@ def test_a_worker_that_dies_is_named():
 
 def test_a_verb_that_cannot_be_sent_is_run_here(monkeypatch):
     monkeypatch.setattr("isingmoe._workers._WORTH_SECONDS", -1.0)
-    with pytest.warns(UserWarning, match="one after another: the verb or its options cannot be"):
+    text = "one after another: the verb or its options cannot be"
+    with pytest.warns(UserWarning, match=text) as heard:
         grid = im.sweep(lambda chain: energy(chain), RING, J=[1.0, 2.0, 3.0])
+    assert Path(heard[0].filename) == Path(__file__)
     assert same(grid, im.sweep(energy, RING, J=[1.0, 2.0, 3.0]).assign_attrs(grid.attrs))
     with pytest.raises(TypeError, match=r"^n_workers: the verb .*; or give n_workers=1$"):
         im.sweep(lambda chain: energy(chain), RING, J=[1.0, 2.0], n_workers=2)
@@ -762,6 +764,43 @@ def test_no_process_is_left_behind(tmp_path, how):
     os.kill(process.pid, how)
     assert process.wait(20) != 0
     wait_until(lambda: not alive(process.pid), 20)
+
+
+AT_A_PROMPT = """
+import isingmoe as im, isingmoe._workers
+isingmoe._workers._WORTH_SECONDS = -1.0
+
+def verb(chain):
+    return im.solve(chain, max_distance=0)
+
+grid = im.sweep(verb, im.IsingChain(J=1.0), J=[1.0, 2.0, 3.0])
+print(grid.sizes["J"])
+"""
+
+
+def test_a_script_from_stdin_is_run_here():
+    ran = subprocess.run(
+        [sys.executable], input=AT_A_PROMPT, capture_output=True, text=True, timeout=60
+    )
+    assert (ran.returncode, ran.stdout) == (0, "3\n")
+    text = "the points are computed one after another: there is no file <stdin> that worker"
+    assert text in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert ran.stderr.startswith("<stdin>:8: UserWarning: ")
+
+
+def test_a_verb_of_a_prompt_is_run_here():
+    ran = subprocess.run(
+        [sys.executable, "-c", AT_A_PROMPT], capture_output=True, text=True, timeout=60
+    )
+    assert (ran.returncode, ran.stdout) == (0, "3\n")
+    assert "one after another: what is defined at a prompt cannot be loaded by" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    from_package = AT_A_PROMPT.replace("(verb,", "(im.solve,")
+    ran = subprocess.run(
+        [sys.executable, "-c", from_package], capture_output=True, text=True, timeout=60
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "3\n", "")
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.02, 0.2, 0.6])
