@@ -109,9 +109,7 @@ def test_weights_beyond_the_range_of_a_double():
     h = 400.0 * np.array([1, 1, 1, -1, -1, -1])
     chain = IsingChain(J=150, h=h, n_sites=6, decay=[1, 1, 1])
     state = drawn(chain, 20, seed=1)
-    assert (
-        chain.energy(state) == chain.energy(configurations(chain)[..., 0]).min()
-    ).all()
+    assert (chain.energy(state) == chain.energy(configurations(chain)[..., 0]).min()).all()
 
 
 @pytest.mark.parametrize("reach", [1, 2])

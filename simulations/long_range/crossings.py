@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import xarray as xr
+from rings import sample
 from scipy.optimize import least_squares
 from scipy.special import zeta
 
 import isingmoe as im
 
-__all__ = ["critical_coupling", "follow", "image_ring"]
+__all__ = ["critical_coupling", "follow"]
 
 # Redrawn data sets behind an error.
 _DRAWS = 200
@@ -20,46 +19,37 @@ _DRAWS = 200
 _EXPONENTS = 0.3, 2.0
 
 
-def image_ring(K: float, n_sites: int, alpha: float) -> im.IsingChain:
-    """A ring of odd length where a spin also feels every periodic image of the others.
-
-    Its couplings add up to those of the infinite chain, 2 K zeta(alpha). Without images a
-    share L**-(alpha - 1) of them is missing, at alpha = 1.1 half of it for 1000 sites, and
-    crossings say more about that than about the transition.
-    """
-    # Odd, so that every pair has one shorter distance.
-    r = np.arange(1, (n_sites + 1) // 2) / n_sites
-    decay = (zeta(alpha, r) + zeta(alpha, 1 - r)) / n_sites**alpha
-    return im.IsingChain(
-        J=K * decay[0], n_sites=n_sites, boundary="periodic", decay=decay / decay[0]
-    )
-
-
 def follow(
-    sample: Callable[[np.ndarray, int, int], xr.Dataset],
-    mean_field: float,
-    sizes: list[int],
-    n_samples: int,
+    chain: im.IsingChain, *, sizes: tuple[int, ...], n_samples: int, seed: np.random.SeedSequence
 ) -> xr.Dataset:
     """Binder cumulants about the crossing, which is followed from length to length.
 
-    `sample` takes couplings, length and number of samples. The couplings, seven to a
-    length, are the variable K (n_sites, point).
+    For the decay of the chain on rings with images. The couplings, seven to a length, are
+    the variable K (n_sites, point).
     """
-    K = mean_field * np.linspace(1.0, 2.4, 15)
-    rough = [sample(K, n, n_samples // 2)["binder_cumulant"].values for n in (65, sizes[1])]
+    alpha = chain.decay.alpha
+    entropy = [int(word) for word in seed.generate_state(4)]
+
+    def scan(K: np.ndarray, n_sites: int, count: int, stage: int) -> xr.Dataset:
+        data = sample(K, n_sites, alpha, count, (*entropy, stage))
+        return data.reset_index("K").reset_coords("K").rename_dims(K="point")
+
     # The longer ring has the smaller cumulant below the crossing and the larger one above.
-    last = int(np.cumsum(rough[1] - rough[0])[:-1].argmin())
+    K = np.linspace(1.0, 2.4, 29) / (2 * zeta(alpha))
+    small, large = (scan(K, n, n_samples // 2, 0)["binder_cumulant"] for n in (65, sizes[1]))
+    last = int(np.cumsum((large - small).values)[:-1].argmin())
     centre = K[last : last + 2].mean()
+    K = centre * np.linspace(0.92, 1.08, 15)
+    first = [scan(K, n, n_samples // 2, 1) for n in sizes[:2]]
+    centre = _met(*first, centre)
     found: list[xr.Dataset] = []
     for n_sites in sizes:
         width = 0.04 * (sizes[0] / n_sites) ** 0.45
-        now = sample(centre * np.linspace(1 - width, 1 + width, 7), n_sites, n_samples)
-        found.append(now.reset_index("K").reset_coords("K").rename_dims(K="point"))
+        K = centre * np.linspace(1 - width, 1 + width, 7)
+        found.append(scan(K, n_sites, n_samples, 2))
         if len(found) > 1:
-            met = _crossing(*(_parabola(data, None) for data in found[-2:]), found[-1]["K"].values)
-            centre = centre if np.isnan(met[0]) else met[0]
-    return xr.concat(found, "n_sites").assign_coords(n_sites=sizes)
+            centre = _met(*found[-2:], centre)
+    return xr.concat(found, "n_sites").assign_coords(n_sites=list(sizes))
 
 
 def critical_coupling(data: xr.Dataset, rng: np.random.Generator) -> dict[str, float]:
@@ -87,6 +77,12 @@ def critical_coupling(data: xr.Dataset, rng: np.random.Generator) -> dict[str, f
         "binder": float(cumulants[-1]),
         "binder_error": float(np.nanstd([U[-1] for _, U in draws])),
     }
+
+
+def _met(small: xr.Dataset, large: xr.Dataset, centre: float) -> float:
+    """Where two lengths cross, or the centre again."""
+    met = _crossing(_parabola(small, None), _parabola(large, None), large["K"].values)[0]
+    return centre if np.isnan(met) else met
 
 
 def _parabola(data: xr.Dataset, rng: np.random.Generator | None) -> np.poly1d:

@@ -18,51 +18,16 @@ import isingmoe as im
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import Study, parse
-from crossings import critical_coupling, follow, image_ring
+from crossings import critical_coupling, follow
 from figures import critical_figure, inverse_square_figure, short_range_figure
 from flow import fit_flow
+from rings import ring, sample
 from speed import time_per_site
 
 PUBLISHED = 0.6552, 0.0002
 # At criticality, where fluctuations are those of mean field (alpha <= 3/2): Brezin and
 # Zinn-Justin, Nucl. Phys. B 257, 867 (1985).
 MEAN_FIELD_BINDER = 1 - gamma(0.25) ** 4 / (24 * np.pi**2)
-
-
-def ring(K: float, n_sites: int, alpha: float) -> im.IsingChain:
-    """A ring in units of the temperature."""
-    return im.IsingChain(J=K, n_sites=n_sites, boundary="periodic", decay=im.power_law(alpha))
-
-
-def sample(
-    K: np.ndarray, n_sites: int, alpha: float, n_samples: int, seed: tuple[int, ...]
-) -> xr.Dataset:
-    """Second moment of the magnetization and Binder cumulant at some couplings of one ring.
-
-    At alpha = 2 a single cluster holds most of the sites; below, at criticality, a share
-    that vanishes with the length, and all clusters are updated.
-    """
-    algorithm = im.Wolff() if alpha == 2 else im.SwendsenWang()
-    make = image_ring if alpha < 2 else ring
-    rows = []
-    for i, coupling in enumerate(K):
-        run = im.simulate(
-            make(coupling, n_sites, alpha),
-            algorithm,
-            n_samples=n_samples,
-            n_replicas=4,
-            max_distance=-1,
-            seed=np.random.SeedSequence(seed, spawn_key=(n_sites, i)),
-        )
-        square = run["order_parameter_series"] ** 2
-        time = run["susceptibility_autocorrelation_time"]
-        names = ["binder_cumulant", "binder_cumulant_error", "order_parameter"]
-        row = run[[*names, "order_parameter_error"]].reset_coords(drop=True)
-        row["square"] = square.mean()
-        row["square_error"] = square.std() * np.sqrt(2 * time / square.size)
-        row["time"] = time
-        rows.append(row.drop_attrs())
-    return xr.concat(rows, "K").assign_coords(K=K)
 
 
 def described(data: xr.Dataset) -> xr.Dataset:
@@ -82,20 +47,20 @@ def described(data: xr.Dataset) -> xr.Dataset:
 
 
 def between(study: Study) -> xr.Dataset:
-    """1 < alpha < 2: Binder cumulants about the crossings."""
+    """1 < alpha < 2: Binder cumulants about the crossings, stored alpha by alpha."""
     alphas = np.round(np.arange(1.1, 2.0, 0.1), 1)
-    sizes, n_samples = [2**k + 1 for k in range(8, 17, 2)], 8000
+    options = {"sizes": tuple(2**k + 1 for k in range(8, 17, 2)), "n_samples": 5000}
     if study.quick:
-        alphas, sizes, n_samples = alphas[[3, 7]], [65, 257, 1025], 4000
-
-    def follow_at(alpha: float) -> xr.Dataset:
-        def at(K: np.ndarray, n_sites: int, count: int) -> xr.Dataset:
-            return sample(K, n_sites, alpha, count, (study.seed, round(10 * alpha)))
-
-        return follow(at, 1 / (2 * zeta(alpha)), sizes, n_samples)
-
-    rows = [follow_at(alpha) for alpha in alphas]
-    return described(xr.concat(rows, "alpha").assign_coords(alpha=alphas))
+        alphas, options = alphas[[3, 7]], {"sizes": (65, 257, 1025), "n_samples": 4000}
+    data = im.sweep(
+        follow,
+        ring(1.0, 65, 1.5),
+        alpha=alphas,
+        options=options,
+        seed=study.seed,
+        path=study.output / "binder.nc",
+    )
+    return described(data)
 
 
 def inverse_square(study: Study) -> xr.Dataset:
@@ -125,7 +90,7 @@ def short_range(study: Study) -> xr.Dataset:
 def main() -> None:
     """Run the parts, draw them and write the summary."""
     study = parse(__doc__, __file__)
-    binder = study.cached("binder.nc", lambda: between(study))
+    binder = between(study)
     square = study.cached("inverse_square.nc", lambda: inverse_square(study))
     disordered = study.cached("short_range.nc", lambda: short_range(study))
     speed = study.cached("speed.nc", lambda: time_per_site(ring, study.quick))
