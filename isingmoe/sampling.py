@@ -115,8 +115,8 @@ def simulate(
     Errors are those of a jackknife over bins of at least 20 autocorrelation times, or of
     a sixteenth of all samples where that is less. On a ring the second-moment correlation
     length is sqrt(S(0)/S(2 pi/n) - 1)/(2 sin(pi/n)) with the connected structure factor
-    S; the same is done with open ends. Its error is that of its square up to which the root
-    is taken, and stays finite where noise hides the length. The Binder cumulant of an order parameter with
+    S; the same is done with open ends. Its error comes from that of its square, and stays
+    finite where noise hides the length. The Binder cumulant of an order parameter with
     c = q - 1 components is 1 - c <m^4>/((c + 2) <m^2>^2): zero without order, 2/(c + 2)
     with it.
 
