@@ -3,7 +3,9 @@
 import itertools
 from collections import Counter
 
+import mpmath
 import numpy as np
+from scipy.special import logsumexp
 from scipy.stats import chisquare
 
 
@@ -286,3 +288,34 @@ def load(index, n_experts):
     """Share of the assignments of one layer that each expert has."""
     counts = Counter(int(e) for e in index.ravel() if e >= 0)
     return np.array([counts[e] for e in range(n_experts)]) / sum(counts.values())
+
+
+def enumerate_sets(log_weight, k):
+    """Sets of k labels: members (set, q), the log of their summed weight, their chances."""
+    q = len(log_weight)
+    sets = list(itertools.combinations(range(q), k))
+    member = np.zeros((len(sets), q))
+    for place, labels in enumerate(sets):
+        member[place, list(labels)] = 1
+    weight = member @ log_weight
+    log_z = logsumexp(weight)
+    return member, log_z, np.exp(weight - log_z)
+
+
+def slow_inclusion(log_weight, k):
+    """Log e_k and chance of each label to be in the set, with sixty digits."""
+    with mpmath.workdps(60):
+        weight = [mpmath.exp(mpmath.mpf(float(x))) for x in log_weight]
+
+        def polynomials(weights):
+            e = [mpmath.mpf(1)] + [mpmath.mpf(0)] * k
+            for w in weights:
+                for j in range(k, 0, -1):
+                    e[j] += w * e[j - 1]
+            return e
+
+        whole = polynomials(weight)[k]
+        chance = []
+        for b, w in enumerate(weight):
+            chance.append(float(w * polynomials(weight[:b] + weight[b + 1 :])[k - 1] / whole))
+        return float(mpmath.log(whole)), np.array(chance)
