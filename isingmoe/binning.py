@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["autocorrelation_time", "jackknife", "merged"]
+__all__ = ["autocorrelation_time", "jackknife", "merged", "missing_share"]
 
 Array = NDArray[np.floating]
 Sums = Mapping[str, Array]
@@ -15,8 +15,9 @@ Sums = Mapping[str, Array]
 # The window is as many autocorrelation times wide: what lies beyond it is noise (Sokal).
 _WINDOW = 6
 
-# Bins so many autocorrelation times long miss about 1/_LENGTH of the variance.
-_LENGTH = 20
+# Bins so many autocorrelation times long miss about 1/_LENGTH of the variance, which
+# `missing_share` knows.
+_LENGTH = 10
 _FEWEST_BINS = 16
 
 
@@ -60,7 +61,7 @@ def autocorrelation_time(series: Array) -> float:
 
 
 def merged(sums: Sums, size: Array, time: float, n_replicas: int) -> tuple[dict[str, Array], Array]:
-    """Bins joined until each is 20 autocorrelation times long, while at least 16 remain.
+    """Bins joined until each is 10 autocorrelation times long, while at least 16 remain.
 
     Parameters
     ----------
@@ -86,6 +87,25 @@ def merged(sums: Sums, size: Array, time: float, n_replicas: int) -> tuple[dict[
     places = (np.arange(n_replicas)[:, None] * n_bins + start).ravel()
     joined = {name: np.add.reduceat(value, places, axis=0) for name, value in sums.items()}
     return joined, np.add.reduceat(size, places)
+
+
+def missing_share(time: Array, length: float) -> Array:
+    """Share of the variance of a mean that bins do not see, as they are correlated.
+
+    Parameters
+    ----------
+    time : ndarray
+        Integrated autocorrelation time, in samples.
+    length : float
+        Samples in a bin.
+
+    Returns
+    -------
+    ndarray
+        Exact where the autocorrelation falls exponentially; at most one half.
+    """
+    beyond = np.asarray(time) - 0.5
+    return np.minimum(beyond * (1 + beyond) / (length * np.asarray(time)), 0.5)
 
 
 def jackknife(

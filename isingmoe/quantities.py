@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe._text import about
-from isingmoe.binning import autocorrelation_time, jackknife, merged
+from isingmoe.binning import autocorrelation_time, jackknife, merged, missing_share
 from isingmoe.measurement import SERIES, Measurement, Record
 
 __all__ = ["analyse"]
@@ -75,9 +75,6 @@ def analyse(
     sizes = np.tile(size, n_replicas).astype(float)
     binned, sizes = merged(sums, sizes, longest, n_replicas)
     value, error = jackknife(binned, sizes, lambda mean: _quantities(measurement, mean))
-    value["correlation_length"], error["correlation_length"] = _length(
-        value["correlation_length"], error["correlation_length"]
-    )
     square = sum(r.pair_square for r in records) / sizes.sum()
     times_of = {
         "energy": times["log_weight"],
@@ -90,6 +87,13 @@ def analyse(
     }
     spread = square - (binned["pair"].sum(0) / sizes.sum()) ** 2
     slow = _inefficiency(binned["pair"], sizes, spread)
+    of_bins = {**times_of, "marginal": max(times["mean_label"], times["overlap"])}
+    # Of the noise in the times of the correlations no more than the longest can be true.
+    for name, time in {**of_bins, "correlation": np.minimum(slow, longest)}.items():
+        error[name] /= np.sqrt(1 - missing_share(time, float(sizes.mean())))
+    value["correlation_length"], error["correlation_length"] = _length(
+        value["correlation_length"], error["correlation_length"]
+    )
     dataset = _labelled(measurement, value, error, times_of, slow, n_sweeps)
     kept = (("energy", "log_weight"), ("order_parameter", "order"), ("label_share", "label"))
     factor = {"energy": -measurement.chain.temperature / measurement.n_sites}

@@ -112,7 +112,7 @@ def simulate(
 
     Notes
     -----
-    Errors are those of a jackknife over bins of at least 20 autocorrelation times, or of
+    Errors are those of a jackknife over bins of at least 10 autocorrelation times, or of
     a sixteenth of all samples where that is less. On a ring the second-moment correlation
     length is sqrt(S(0)/S(2 pi/n) - 1)/(2 sin(pi/n)) with the connected structure factor
     S; the same is done with open ends. Its error comes from that of its square, and stays

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from isingmoe.binning import autocorrelation_time, jackknife, merged
+from isingmoe.binning import autocorrelation_time, jackknife, merged, missing_share
 
 
 def autoregressive(rho, n_replicas, n_samples, seed):
@@ -49,7 +49,7 @@ def test_merging_loses_nothing(n_samples, time):
     assert joined["x"].sum() == pytest.approx(series.sum())
     assert len(sizes) >= 15
     if time == 3.0:
-        assert (sizes >= 20 * time).all()
+        assert (sizes >= 10 * time).all()
 
 
 def test_error_of_a_mean_without_correlation_is_the_textbook_one():
@@ -78,3 +78,14 @@ def test_one_bin_has_no_error():
     value, error = jackknife({"x": np.ones(1)}, np.ones(1), lambda mean: {"x": mean["x"]})
     assert value["x"] == 1
     assert np.isnan(error["x"])
+
+
+@pytest.mark.parametrize("time", [0.5, 1.0, 5.0])
+def test_share_that_bins_miss(time):
+    """Of exponential autocorrelations: the variance of a bin's mean, summed pair by pair."""
+    ratio = (time - 0.5) / (time + 0.5)
+    for length in (20, 50):
+        t = np.arange(1, length)
+        of_bin = 1 + 2 * ((1 - t / length) * ratio**t).sum()
+        expected = 1 - of_bin / (2 * time)
+        assert missing_share(time, length) == pytest.approx(expected, abs=0.01 * (time > 0.5))
