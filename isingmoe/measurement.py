@@ -28,6 +28,9 @@ _SITE_BYTES = 1 << 28
 # So many replicas give an error by their spread alone.
 _ENOUGH_REPLICAS = 16
 
+# Sites of a block whose phases stay in the first cache.
+_PHASES = 1024
+
 # What is kept of every sample. The last two are there to be slow where something is: labels
 # that change places, and, where sites have means of their own, the pattern of a state.
 SERIES = (
@@ -96,6 +99,13 @@ class Measurement:
         """Cosine and sine of the longest wave that fits on the chain."""
         phase = 2 * np.pi * np.arange(self.n_sites) / self.n_sites
         return np.cos(phase), np.sin(phase)
+
+    @cached_property
+    def phases(self) -> tuple[Array, Array]:
+        """The same of the sites of the first block, and of the first site of each block."""
+        cosine_and_sine = np.stack(self.wave)
+        step = np.ascontiguousarray(cosine_and_sine[:, :_PHASES])
+        return step, np.ascontiguousarray(cosine_and_sine[:, ::_PHASES])
 
     @cached_property
     def overlap(self) -> tuple[float, float]:
@@ -183,7 +193,7 @@ class Record:
             weight_square = weight**2 - bonds
         count = np.empty((n_samples, q), np.int64)
         wave = np.empty(n_samples)
-        labels_and_waves(sets, *measured.wave, count, wave)
+        labels_and_waves(sets, *measured.phases, count, wave)
         total = count @ measured.observable.T
         share = count / (n * k)
         order_square = (q * (share**2).sum(1) - 1) / (q - 1)

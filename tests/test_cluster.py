@@ -329,7 +329,7 @@ class TestSampler:
         ]
         np.testing.assert_array_equal(out, rows)
         np.testing.assert_array_equal(events, np.concatenate(parts))
-        np.testing.assert_array_equal(state, out[-1])
+        np.testing.assert_array_equal(state, again)
         np.testing.assert_array_equal(one, many)
 
     @both

@@ -61,12 +61,14 @@ def test_log_weight_is_minus_the_energy(chain):
     np.testing.assert_allclose(found, -energy / chain.temperature, atol=1e-12)
 
 
-def test_counts_and_waves():
+@pytest.mark.parametrize("width", [1, 4, 10])
+def test_counts_and_waves(width):
     rng = np.random.default_rng(1)
     sets = random_sets(rng, 6, 10, 5, 2)
     phase = 2 * np.pi * np.arange(10) / 10
     count, wave = np.empty((6, 5), np.int64), np.empty(6)
-    labels_and_waves(sets, np.cos(phase), np.sin(phase), count, wave)
+    whole = np.stack([np.cos(phase), np.sin(phase)])
+    labels_and_waves(sets, whole[:, :width].copy(), whole[:, ::width].copy(), count, wave)
     held = (sets[..., None] == np.arange(5)).any(2)
     np.testing.assert_array_equal(count, held.sum(1))
     expected = np.abs(np.einsum("tie,i->te", held, np.exp(1j * phase))) ** 2

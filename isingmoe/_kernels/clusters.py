@@ -120,7 +120,7 @@ def advance_swendsen_wang(labels, words, out, n_sweeps, parent, n_states, field,
     Parameters
     ----------
     labels : unsigned array (site,)
-        Advanced in place.
+        Advanced in place, one sweep beyond the last row.
     words : uint64 array (4,)
         The generator, advanced in place.
     out : unsigned array (sample, site)
@@ -146,12 +146,11 @@ def advance_swendsen_wang(labels, words, out, n_sweeps, parent, n_states, field,
     events = room(tables)
     row = np.uint64(len(tables.counts) - 1)
     n_events = np.zeros(len(out), np.int64)
-    for sweep in range(len(out) * n_sweeps + 1):
-        # The events of a sweep fall on the state that the sweep before has left. Those on the
-        # last state are for counting alone: the next call draws them again.
-        is_last = sweep == len(out) * n_sweeps
-        if is_last:
-            stored(words, state)
+    for sweep in range(len(out) * n_sweeps):
+        # Events fall on the state that a sweep begins with: it is this one that is measured.
+        is_measured = (sweep + 1) % n_sweeps == 0
+        if is_measured:
+            out[sweep // n_sweeps] = labels
         n_equal = _ZERO
         for block in range(0, len(labels), 1 << (len(tables.counts) - 1)):
             first = np.uint64(block)
@@ -160,19 +159,15 @@ def advance_swendsen_wang(labels, words, out, n_sweeps, parent, n_states, field,
             fetch_partners(parent, first, n_distant, events)
             n_pairs = equal_pairs(labels, first, n, events, is_ring)
             n_equal += n_pairs
-            if not is_last:
-                _connect(parent, n_pairs, events)
-        if sweep > 0 and sweep % n_sweeps == 0:
-            n_events[sweep // n_sweeps - 1] = np.int64(n_equal)
-        if is_last:
-            break
+            _connect(parent, n_pairs, events)
+        if is_measured:
+            n_events[sweep // n_sweeps] = np.int64(n_equal)
         if len(field):
             _sum_fields(parent, field, total)
             state = _relabel_in_field(labels, parent, field, total, small, state)
         else:
             state = _relabel(labels, parent, n_states, state)
-        if (sweep + 1) % n_sweeps == 0:
-            out[sweep // n_sweeps] = labels
+    stored(words, state)
     return n_events
 
 

@@ -46,10 +46,11 @@ def log_weights(states, bond, strength, site, periodic, out):
         Filled in.
     """
     n_samples, n, k = states.shape
+    has_field = np.any(site != 0)
     for t in range(n_samples):
         state = states[t]
         weight = 0.0
-        for i in range(n):
+        for i in range(n if has_field else 0):
             field = site[0] if len(site) == 1 else site[i]
             for a in range(k):
                 weight += field[state[i, a]]
@@ -63,36 +64,41 @@ def log_weights(states, bond, strength, site, periodic, out):
 
 
 @nb.njit(cache=True, nogil=True)
-def labels_and_waves(states, cosine, sine, count, wave):
+def labels_and_waves(states, step, turn, count, wave):
     """Sites with each label, and the power of the longest wave along the chain.
 
     Parameters
     ----------
     states : unsigned array (sample, site, rank)
-    cosine, sine : float64 array (site,)
+    step : float64 array (2, m)
+        Cosine and sine of the phases 2 pi i / n of the first m sites.
+    turn : float64 array (2, block)
+        The same of the first site of each block of m sites. A table of all n phases would
+        not stay in the cache.
     count : int64 array (sample, q)
         Filled in.
     wave : float64 array (sample,)
         Filled in: sum over the labels of |sum over their sites of exp(2 pi i site / n)|^2.
     """
     n_samples, n, k = states.shape
-    q = count.shape[1]
-    real = np.empty(q)
-    imaginary = np.empty(q)
+    q, width = count.shape[1], step.shape[1]
+    whole, part = np.empty((2, q)), np.empty((2, q))
     for t in range(n_samples):
         count[t] = 0
-        real[:] = 0
-        imaginary[:] = 0
-        for i in range(n):
-            for a in range(k):
-                label = states[t, i, a]
-                count[t, label] += 1
-                real[label] += cosine[i]
-                imaginary[label] += sine[i]
-        power = 0.0
-        for label in range(q):
-            power += real[label] ** 2 + imaginary[label] ** 2
-        wave[t] = power
+        whole[:] = 0
+        for block in range(turn.shape[1]):
+            first = block * width
+            part[:] = 0
+            for i in range(min(width, n - first)):
+                for a in range(k):
+                    label = states[t, first + i, a]
+                    count[t, label] += 1
+                    part[0, label] += step[0, i]
+                    part[1, label] += step[1, i]
+            for label in range(q):
+                whole[0, label] += turn[0, block] * part[0, label] - turn[1, block] * part[1, label]
+                whole[1, label] += turn[1, block] * part[0, label] + turn[0, block] * part[1, label]
+        wave[t] = (whole**2).sum()
 
 
 @nb.njit(cache=True, nogil=True)

@@ -54,12 +54,12 @@ class Sampler(Protocol):
     def advance(
         self, state: NDArray, words: NDArray[np.uint64], out: NDArray, n_sweeps: int
     ) -> NDArray[np.int64] | None:
-        """Sweep on, and leave a state in each row of `out` after every `n_sweeps` sweeps.
+        """Sweep on, and leave a state in each row of `out`, `n_sweeps` sweeps apart.
 
         Parameters
         ----------
         state : ndarray
-            As `start` made it; advanced in place.
+            As `start` made it; advanced in place, to the last row or a sweep beyond it.
         words : uint64 array (4,)
             Advanced in place.
         out : ndarray (sample, *state.shape)

@@ -56,8 +56,8 @@ def critical_coupling(data: xr.Dataset, rng: np.random.Generator) -> dict[str, f
     """K_c of the infinite chain, from crossings that go as K_c + a L**-p.
 
     The whole way from the cumulants to K_c is repeated with redrawn cumulants: crossings
-    share the data of a length. The error holds the spread, and what leaving out the
-    shortest length changes.
+    share the data of a length. The error holds the spread, widened where crossings lie
+    farther from the curve than it lets expect, and what leaving out the shortest changes.
     """
     couplings, cumulants = _crossings(data, None)
     draws = [_crossings(data, rng) for _ in range(_DRAWS)]
@@ -67,12 +67,14 @@ def critical_coupling(data: xr.Dataset, rng: np.random.Generator) -> dict[str, f
     shorter = _extrapolate(size[1:], couplings[1:], spread[1:])[0]
     redrawn = [_extrapolate(size, K, spread)[0] for K, _ in draws if np.isfinite(K).all()]
     statistical = float(np.std(redrawn))
+    chi_square = 2 * cost / max(int(np.isfinite(couplings).sum()) - 3, 1)
+    widened = statistical * max(1.0, np.sqrt(chi_square))
     return {
         "K_c": K_c,
-        "K_c_error": float(np.hypot(statistical, K_c - shorter)),
+        "K_c_error": float(np.hypot(widened, K_c - shorter)),
         "K_c_statistical_error": statistical,
         "correction_exponent": p,
-        "chi_square_per_dof": 2 * cost / max(len(size) - 3, 1),
+        "chi_square_per_dof": chi_square,
         "last_crossing": float(couplings[-1]),
         "binder": float(cumulants[-1]),
         "binder_error": float(np.nanstd([U[-1] for _, U in draws])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -27,7 +28,10 @@ def time_per_site(ring: Callable[..., im.IsingChain], quick: bool) -> xr.Dataset
         taken = []
         for _ in range(8):
             start = time.perf_counter()
-            im.simulate(chain, im.SwendsenWang(), n_samples=n_samples, **kwargs)
+            with warnings.catch_warnings():
+                # Long enough to be timed, not to be averaged.
+                warnings.simplefilter("ignore", im.ShortRunWarning)
+                im.simulate(chain, im.SwendsenWang(), n_samples=n_samples, **kwargs)
             taken.append(time.perf_counter() - start)
         # The first one compiles, and fills the caches.
         best.append(1e9 * min(taken[1:]) / (n_samples * n_sites))
