@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from isingmoe.parameters import contrasts
 from isingmoe.stationary import markov_chain
 
 __all__ = ["LogLinear", "minimise"]
@@ -79,7 +80,7 @@ class LogLinear:
     def __init__(self, coupling: str, field: str, n_states: int) -> None:
         q = n_states
         # Orthonormal vectors that sum to zero: the gauge is fixed by construction.
-        contrast = np.linalg.qr(np.eye(q) - 1 / q)[0][:, : q - 1]
+        contrast = contrasts(q)
         self._field, self._contrast = field, contrast
         identity = np.eye(q)
         if coupling == "uniform" or (coupling == "diagonal" and q == 2):

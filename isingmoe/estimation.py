@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from isingmoe import _newton, reversible
 from isingmoe.couplings import zero_sum
+from isingmoe.parameters import free_couplings
 from isingmoe.reversible import diagonal_projector
 
 __all__ = [
-    "COUPLINGS",
     "FIELDS",
     "Estimate",
     "estimate",
@@ -29,7 +29,6 @@ __all__ = [
 
 Array = NDArray[np.floating]
 
-COUPLINGS = ("none", "uniform", "diagonal", "symmetric", "full")
 FIELDS = ("none", "expert")
 
 
@@ -64,18 +63,8 @@ class Estimate:
 
 def n_parameters(coupling: str, field: str, n_states: int) -> int:
     """Number of free parameters of a chain of q states."""
-    q = n_states
-    if q == 2 and coupling in ("diagonal", "symmetric"):
-        # Two states have one coupling, whatever it is called.
-        coupling = "uniform"
-    free = {
-        "none": 0,
-        "uniform": 1,
-        "diagonal": q,
-        "symmetric": q * (q - 1) // 2,
-        "full": (q - 1) ** 2,
-    }[coupling]
-    return free + (q - 1 if field == "expert" else 0)
+    fields = n_states - 1 if field == "expert" else 0
+    return free_couplings(coupling, n_states) + fields
 
 
 def estimate(counts: Array, coupling: str, field: str, max_iterations: int) -> Estimate:
@@ -87,7 +76,7 @@ def estimate(counts: Array, coupling: str, field: str, max_iterations: int) -> E
         Number of pairs (a, b), positive everywhere (pseudocounts added), unless the
         coupling is "none".
     coupling : str
-        One of `COUPLINGS`.
+        One of `parameters.COUPLINGS`.
     field : str
         One of `FIELDS`.
     max_iterations : int

@@ -13,13 +13,13 @@ from scipy.special import xlogy
 from isingmoe._kernels import counting, overlaps
 from isingmoe._schema import validate_structure
 from isingmoe.estimation import (
-    COUPLINGS,
     FIELDS,
     Estimate,
     estimate,
     estimate_ising,
     n_parameters,
 )
+from isingmoe.parameters import COUPLINGS
 from isingmoe.prior import padded_by_load, padded_evenly
 from isingmoe.traces import pack_layer, primary_expert, trace_name
 

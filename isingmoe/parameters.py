@@ -8,16 +8,30 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["COUPLINGS", "Parameters", "contrasts"]
+__all__ = ["COUPLINGS", "Parameters", "contrasts", "free_couplings"]
 
 COUPLINGS = ("none", "uniform", "diagonal", "symmetric", "full")
 
 Array = NDArray[np.floating]
 
 
-def contrasts(n: int) -> Array:
+def contrasts(n: int) -> NDArray[np.float64]:
     """Orthonormal vectors that sum to zero, (n, n - 1)."""
     return np.linalg.qr(np.eye(n) - 1 / n)[0][:, : n - 1]
+
+
+def free_couplings(coupling: str, n_states: int) -> int:
+    """Free parameters of the coupling of q states at one distance."""
+    q = n_states
+    number = {
+        "none": 0,
+        "uniform": 1,
+        # Two states have one coupling, whatever it is called.
+        "diagonal": q if q > 2 else 1,
+        "symmetric": q * (q - 1) // 2,
+        "full": (q - 1) ** 2,
+    }
+    return number[coupling]
 
 
 @dataclass(frozen=True)
@@ -61,17 +75,7 @@ class Parameters:
     @property
     def _of_distance(self) -> int:
         """Parameters of the coupling at one distance."""
-        q = self.n_experts
-        # The couplings of two experts to themselves differ by a field alone.
-        diagonal = q if q > 2 else 1
-        number = {
-            "none": 0,
-            "uniform": 1,
-            "diagonal": diagonal,
-            "symmetric": q * (q - 1) // 2,
-            "full": (q - 1) ** 2,
-        }
-        return number[self.coupling]
+        return free_couplings(self.coupling, self.n_experts)
 
     @property
     def n_couplings(self) -> int:

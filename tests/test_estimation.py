@@ -16,7 +16,8 @@ from scipy.stats import chi2, norm
 from isingmoe._kernels.counting import pair_histogram
 from isingmoe._newton import LogLinear
 from isingmoe.couplings import zero_sum
-from isingmoe.estimation import COUPLINGS, estimate, estimate_ising, n_parameters
+from isingmoe.estimation import estimate, estimate_ising, n_parameters
+from isingmoe.parameters import COUPLINGS
 from isingmoe.stationary import markov_chain
 
 
