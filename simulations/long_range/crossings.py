@@ -60,14 +60,18 @@ def critical_coupling(data: xr.Dataset, rng: np.random.Generator) -> dict[str, f
     farther from the curve than it lets expect, and what leaving out the shortest changes.
     """
     couplings, cumulants = _crossings(data, None)
+    known = np.isfinite(couplings)
+    if not known.any():
+        raise ValueError("binder_cumulant: no two lengths cross; take more samples")
     draws = [_crossings(data, rng) for _ in range(_DRAWS)]
-    spread = np.nanstd([K for K, _ in draws], axis=0)
+    spread = np.full(len(couplings), np.inf)
+    spread[known] = np.nanstd([K[known] for K, _ in draws], axis=0)
     size = data["n_sites"].values[1:]
     K_c, p, cost = _extrapolate(size, couplings, spread)
-    shorter = _extrapolate(size[1:], couplings[1:], spread[1:])[0]
-    redrawn = [_extrapolate(size, K, spread)[0] for K, _ in draws if np.isfinite(K).all()]
+    shorter = _extrapolate(size[1:], couplings[1:], spread[1:])[0] if known[1:].any() else K_c
+    redrawn = [_extrapolate(size, K, spread)[0] for K, _ in draws if np.isfinite(K).any()]
     statistical = float(np.std(redrawn))
-    chi_square = 2 * cost / max(int(np.isfinite(couplings).sum()) - 3, 1)
+    chi_square = 2 * cost / max(int(known.sum()) - 3, 1)
     widened = statistical * max(1.0, np.sqrt(chi_square))
     return {
         "K_c": K_c,
@@ -75,9 +79,9 @@ def critical_coupling(data: xr.Dataset, rng: np.random.Generator) -> dict[str, f
         "K_c_statistical_error": statistical,
         "correction_exponent": p,
         "chi_square_per_dof": chi_square,
-        "last_crossing": float(couplings[-1]),
-        "binder": float(cumulants[-1]),
-        "binder_error": float(np.nanstd([U[-1] for _, U in draws])),
+        "last_crossing": float(couplings[known][-1]),
+        "binder": float(cumulants[known][-1]),
+        "binder_error": float(np.nanstd([U[known][-1] for _, U in draws])),
     }
 
 
