@@ -11,6 +11,7 @@ import numba as nb
 import numpy as np
 
 from isingmoe._kernels.alias import alias_columns
+from isingmoe._kernels.fields import drawn
 from isingmoe._kernels.messages import ahead
 from isingmoe._kernels.random import loaded, next_word, stored, unit
 
@@ -216,11 +217,6 @@ def draw_letters(words, log_weight, out):
     """
     random = loaded(words)
     for t in range(len(out)):
-        running = log_weight[t]
-        top, total = running.max(), 0.0
-        for b in range(running.size):
-            total += np.exp(running[b] - top)
-            running[b] = total
         word, random = next_word(random)
-        out[t] = np.searchsorted(running, unit(word) * total, "right")
+        out[t] = drawn(log_weight[t], unit(word))
     stored(words, random)

@@ -1,4 +1,4 @@
-"""What the other sites say to one: the log-weight of each label, at any reach.
+"""What the other sites say to one: the log-weight of each label, at any reach, and a draw.
 
 A model is a tuple of five, which a kernel takes apart before its loops:
 
@@ -21,6 +21,7 @@ _PER_LOG_2 = 1 / math.log(2)
 _LOG_2_UPPER = 0.693145751953125
 _LOG_2_LOWER = 1.42860682030941723212e-6
 _TAYLOR = tuple(1 / math.factorial(i) for i in range(13, -1, -1))
+_FURTHEST = 700.0
 _BIAS, _MANTISSA = np.int64(1023), np.int64(52)
 
 
@@ -149,3 +150,21 @@ def _wrapped(j, n):
 def _add(field, factor, bond, here, neighbour):
     for b in range(field.size):
         field[b] += factor * bond[here, neighbour, b]
+
+
+@nb.njit(cache=True, nogil=True)
+def drawn(field, u):
+    """A label from log-weights, which are overwritten, and a random number below 1."""
+    top = field[0]
+    for b in range(1, field.size):
+        top = max(top, field[b])
+    exponentiate(field, top, _FURTHEST)
+    total = 0.0
+    for b in range(field.size):
+        total += field[b]
+        field[b] = total
+    # Below the total, as the random number is below one.
+    label = 0
+    while field[label] <= u * total:
+        label += 1
+    return label

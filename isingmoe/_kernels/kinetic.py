@@ -18,6 +18,8 @@ _BLOCK = 16
 _FURTHEST = 300.0
 # Elements of the covariances that are held at once.
 _COVARIANCES = 1 << 19
+# Pieces of those tokens taken in parallel, each with scratch space of its own.
+_PARTS = 8
 
 
 @nb.njit(cache=True, nogil=True)
@@ -28,6 +30,15 @@ def _log_weights(features, table, out):
         row = table[features[f]]
         for b in range(out.size):
             out[b] += row[b]
+
+
+@nb.njit(cache=True, nogil=True)
+def _scratch(q, k):
+    """Arrays for a block of tokens: of the log-weights, `_weigh`, `choices` and `inclusion`."""
+    log_weight, top, weight = np.empty((_BLOCK, q)), np.empty(_BLOCK), np.empty((q, _BLOCK))
+    taken, left = np.empty((q, k + 1, _BLOCK)), np.empty((q, k + 1, _BLOCK))
+    ratio, chance = np.empty((k + 1, _BLOCK)), np.empty((k + 1, _BLOCK))
+    return log_weight, top, weight, taken, left, ratio, chance
 
 
 @nb.njit(cache=True, nogil=True)
@@ -48,13 +59,7 @@ def _weigh(features, table, start, n, log_weight, top, weight):
 def _part(sets, features, table, values, slope):
     """Log-likelihood of some tokens, its gradient added to `slope`."""
     q, k = table.shape[1], sets.shape[1]
-    log_weight = np.empty((_BLOCK, q))
-    top = np.empty(_BLOCK)
-    weight = np.empty((q, _BLOCK))
-    taken = np.empty((q, k + 1, _BLOCK))
-    left = np.empty((q, k + 1, _BLOCK))
-    ratio = np.empty((k + 1, _BLOCK))
-    chance = np.empty((k + 1, _BLOCK))
+    log_weight, top, weight, taken, left, ratio, chance = _scratch(q, k)
     included = np.empty((q, _BLOCK))
     for start in range(0, len(sets), _BLOCK):
         n = min(_BLOCK, len(sets) - start)
@@ -112,13 +117,7 @@ def log_likelihood(sets, features, table, n_parts):
 def _covariances(features, table, k, covariance):
     """Covariance of the experts at each of some tokens, (token, q, q)."""
     q = table.shape[1]
-    log_weight = np.empty((_BLOCK, q))
-    top = np.empty(_BLOCK)
-    weight = np.empty((q, _BLOCK))
-    taken = np.empty((q, k + 1, _BLOCK))
-    left = np.empty((q, k + 1, _BLOCK))
-    ratio = np.empty((k + 1, _BLOCK))
-    chance = np.empty((k + 1, _BLOCK))
+    log_weight, top, weight, taken, left, ratio, chance = _scratch(q, k)
     after = np.empty((k + 1, _BLOCK))
     joint = np.empty((q, q, _BLOCK))
     for start in range(0, len(features), _BLOCK):
@@ -184,15 +183,14 @@ def information(features, table, k, n_rows):
     token they would be added all over the result, which does not fit there.
     """
     q = table.shape[1]
-    run = max(_COVARIANCES // (q * q) // _BLOCK, 1) * _BLOCK
+    run = max(_COVARIANCES // (q * q), 1)
     covariance = np.empty((run, q, q))
     result = np.zeros((n_rows, n_rows, q, q))
     for start in range(0, len(features), run):
         stop = min(start + run, len(features))
-        n_blocks = (stop - start + _BLOCK - 1) // _BLOCK
-        for block in nb.prange(n_blocks):
-            first = start + block * _BLOCK
-            last = min(first + _BLOCK, stop)
+        for part in nb.prange(_PARTS):
+            first = start + (stop - start) * part // _PARTS
+            last = start + (stop - start) * (part + 1) // _PARTS
             _covariances(features[first:last], table, k, covariance[first - start : last - start])
         token, begin = _by_row(features[start:stop], n_rows)
         for f in nb.prange(n_rows):

@@ -10,7 +10,7 @@ import numba as nb
 import numpy as np
 
 from isingmoe._kernels.alias import alias_columns
-from isingmoe._kernels.fields import exponentiate, field_counts, label_fields, swap_gain
+from isingmoe._kernels.fields import drawn, field_counts, label_fields, swap_gain
 from isingmoe._kernels.random import loaded, next_word, stored, unit
 
 _ZERO = np.uint64(0)
@@ -21,7 +21,6 @@ _ALIAS = np.uint64(0xFF)
 _EIGHT = np.uint64(8)
 _LOW_32 = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-_FURTHEST = 700.0
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
@@ -177,27 +176,9 @@ def heat_bath_sweeps(state, words, out, n_sweeps, model, n_sublattices):
                     label_fields(
                         weight, counts, members, i, site, forward, backward, strength, periodic
                     )
-                    state[i] = _drawn(weight, unit(word))
+                    state[i] = drawn(weight, unit(word))
         out[t] = state
     stored(words, rng)
-
-
-@nb.njit(cache=True, nogil=True)
-def _drawn(field, u):
-    """A label from log-weights, which are overwritten, and a random number below 1."""
-    top = field[0]
-    for b in range(1, field.size):
-        top = max(top, field[b])
-    exponentiate(field, top, _FURTHEST)
-    total = 0.0
-    for b in range(field.size):
-        total += field[b]
-        field[b] = total
-    # Below the total, as the random number is below one.
-    label = 0
-    while field[label] <= u * total:
-        label += 1
-    return label
 
 
 @nb.njit(cache=True, nogil=True)
