@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isingmoe.algorithms import Exact, HeatBath, Metropolis, SwendsenWang, Wolff
-    from isingmoe.chains import IsingChain, PottsChain
+    from isingmoe.chains import IsingChain, KineticChain, PottsChain
     from isingmoe.comparison import Comparison, compare, open_comparison
     from isingmoe.couplings import exponential, power_law
     from isingmoe.derived import baseline, windows
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "algorithms": ("Exact", "HeatBath", "Metropolis", "SwendsenWang", "Wolff"),
-    "chains": ("IsingChain", "PottsChain"),
+    "chains": ("IsingChain", "KineticChain", "PottsChain"),
     "comparison": ("Comparison", "compare", "open_comparison"),
     "couplings": ("exponential", "power_law"),
     "derived": ("baseline", "windows"),
@@ -83,6 +83,7 @@ __all__ = [
     "Fit",
     "HeatBath",
     "IsingChain",
+    "KineticChain",
     "MaximumLikelihood",
     "Metropolis",
     "PottsChain",

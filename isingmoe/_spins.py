@@ -1,16 +1,16 @@
-"""What Ising and Potts chains share: length, ends, temperature, reach, and the checks."""
+"""What chains share: length, ends, temperature, reach, experts, and the checks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from isingmoe.couplings import Exponential, PowerLaw
 
-__all__ = ["BOUNDARIES", "Spins", "short", "whole"]
+__all__ = ["BOUNDARIES", "Checked", "Experts", "Spins", "short", "whole"]
 
 BOUNDARIES = ("open", "periodic")
 
@@ -24,26 +24,23 @@ _LONGEST = 2**53
 _QUIET = ("decay", "top_k")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Spins:
-    """What Ising and Potts chains share: the geometry, the temperature and the checks."""
+class Checked:
+    """Parameters that are checked and cannot be changed; chains are compared by them."""
 
     J: Any
-    h: Any = 0.0
-    n_sites: int | None = None
-    boundary: str = "open"
-    temperature: float = 1.0
-    decay: Any = None
+    h: Any
+    n_sites: int | None
+    boundary: Any
+    temperature: float
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def __post_init__(self) -> None:
-        if self.boundary not in BOUNDARIES:
-            raise ValueError(f"boundary: expected 'open' or 'periodic', got {self.boundary!r}")
+    def _check_numbers(self, shortest: int) -> None:
+        """Of the parameters that all chains have; `shortest` is the least of `n_sites`."""
         temperature = _frozen_numbers("temperature", self.temperature)
         if np.ndim(temperature) or temperature <= 0:
             raise ValueError(f"temperature: expected a positive number, got {self.temperature!r}")
         object.__setattr__(self, "temperature", temperature)
         if self.n_sites is not None:
-            shortest = 3 if self.boundary == "periodic" else 1
             if whole("n_sites", self.n_sites) > _LONGEST:
                 raise ValueError(f"n_sites: expected at most 2^53, got {self.n_sites}")
             if self.n_sites < shortest:
@@ -60,28 +57,6 @@ class Spins:
                     f"{name}: expected |{name}| / temperature of at most {strongest}, got "
                     f"{largest:.3g}; raise the temperature"
                 )
-        self._check_decay()
-
-    def _check_decay(self) -> None:
-        decay = self.decay
-        if decay is None:
-            decay = np.ones(1)
-        elif not isinstance(decay, PowerLaw | Exponential):
-            decay = _frozen_numbers("decay", decay)
-            if np.ndim(decay) != 1 or not len(decay) or decay[0] != 1:
-                raise ValueError(
-                    "decay: expected power_law(alpha), exponential(length) or an array (reach,) "
-                    f"that starts with 1, got {short(decay)}"
-                )
-            object.__setattr__(self, "decay", decay)
-        self._check_reach("decay", 0 if callable(decay) else len(decay))
-
-    def _check_reach(self, name: str, reach: int) -> None:
-        if self.boundary == "periodic" and self.n_sites is not None and self.n_sites <= 2 * reach:
-            raise ValueError(
-                f"{name}: expected a reach below n_sites / 2 on a ring of {self.n_sites} sites, "
-                f"got {reach}; use a longer chain"
-            )
 
     def _check_field(self, shape: tuple[int, ...], dims: str) -> None:
         """Of a field with a value for each site: `shape` without and `dims` with the site."""
@@ -113,6 +88,128 @@ class Spins:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def _checked_state(self, state: ArrayLike) -> NDArray[np.integer]:
+        """States as (..., site, rank)."""
+        s = np.asarray(state)
+        if s.dtype.kind not in "iu":
+            raise TypeError(f"state: expected integers, got {s.dtype} {state!r:.60}")
+        q, k = self.n_states, self.top_k  # type: ignore[attr-defined]
+        if k == 1:
+            s = s[..., None]
+        elif s.ndim < 2 or s.shape[-1] != k or (np.diff(np.sort(s), axis=-1) == 0).any():
+            raise ValueError(
+                f"state: expected {k} different labels for each site, got shape {s.shape}"
+                if s.ndim < 2 or s.shape[-1] != k
+                else f"state: expected {k} different labels for each site, got one twice"
+            )
+        if self.n_sites is not None and s.shape[-2] != self.n_sites:
+            raise ValueError(f"state: expected {self.n_sites} sites, got {s.shape[-2]}")
+        if s.size and (s.min() < 0 or s.max() >= q):
+            raise ValueError(f"state: expected labels 0..{q - 1}, got {s.min()}..{s.max()}")
+        return s
+
+
+class Experts(Checked):
+    """What chains of experts share: the number of labels, and tables of couplings and fields."""
+
+    n_experts: int | None
+    top_k: Any
+
+    def _check_experts(self, n_spare: int) -> None:
+        """Shapes and numbers of experts; a site leaves out at least `n_spare` of them."""
+        sizes = {
+            name: np.shape(getattr(self, name))[-1]
+            for name in ("J", "h")
+            if np.ndim(getattr(self, name))
+        }
+        if self.n_experts is not None:
+            sizes["n_experts"] = whole("n_experts", self.n_experts)
+        if not sizes:
+            raise ValueError("n_experts: expected the number of states, got None")
+        if len(set(sizes.values())) > 1:
+            got = ", ".join(f"{name} of {size}" for name, size in sizes.items())
+            raise ValueError(f"n_experts: expected one number of states, got {got}")
+        q = next(iter(sizes.values()))
+        if q < 2:
+            raise ValueError(f"n_experts: expected at least 2, got {q}")
+        shape = np.shape(self.J)
+        if len(shape) > 3 or 0 in shape or (len(shape) > 1 and shape[-2:] != (q, q)):
+            raise ValueError(
+                f"J: expected a number, ({q},), ({q}, {q}) or (reach, {q}, {q}), got shape {shape}"
+            )
+        if np.ndim(self.h) > 2:
+            raise ValueError(
+                f"h: expected a number, ({q},) or (n_sites, {q}), got shape {np.shape(self.h)}"
+            )
+        self._check_field((q,), "(n_sites, q)")
+        if not 1 <= whole("top_k", self.top_k) <= q - n_spare:
+            raise ValueError(
+                f"top_k: expected 1 to {q - n_spare} of {q} experts for each site, got {self.top_k}"
+            )
+        object.__setattr__(self, "n_experts", q)
+
+    @property
+    def n_states(self) -> int:
+        """Number of labels q."""
+        return int(self.n_experts)  # type: ignore[arg-type]
+
+    @property
+    def bond(self) -> NDArray[np.float64]:
+        """Log-weight of a bond, over the temperature, (1 or reach, q, q)."""
+        J = np.asarray(self.J)
+        matrices = J if J.ndim >= 2 else np.eye(self.n_states) * J
+        return np.reshape(matrices / self.temperature, (-1, self.n_states, self.n_states))
+
+    @property
+    def site(self) -> NDArray[np.float64]:
+        """Log-weight of a site, over the temperature, (1 or n_sites, q)."""
+        h = np.atleast_2d(np.asarray(self.h) / self.temperature)
+        return np.broadcast_to(h, (len(h), self.n_states)).copy()
+
+    @property
+    def observable(self) -> NDArray[np.float64]:
+        """The occupancy of each expert, (q, q)."""
+        return np.eye(self.n_states)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Spins(Checked):
+    """What Ising and Potts chains share: the geometry, the temperature and the checks."""
+
+    J: Any
+    h: Any = 0.0
+    n_sites: int | None = None
+    boundary: str = "open"
+    temperature: float = 1.0
+    decay: Any = None
+
+    def __post_init__(self) -> None:
+        if self.boundary not in BOUNDARIES:
+            raise ValueError(f"boundary: expected 'open' or 'periodic', got {self.boundary!r}")
+        self._check_numbers(shortest=3 if self.boundary == "periodic" else 1)
+        self._check_decay()
+
+    def _check_decay(self) -> None:
+        decay = self.decay
+        if decay is None:
+            decay = np.ones(1)
+        elif not isinstance(decay, PowerLaw | Exponential):
+            decay = _frozen_numbers("decay", decay)
+            if np.ndim(decay) != 1 or not len(decay) or decay[0] != 1:
+                raise ValueError(
+                    "decay: expected power_law(alpha), exponential(length) or an array (reach,) "
+                    f"that starts with 1, got {short(decay)}"
+                )
+            object.__setattr__(self, "decay", decay)
+        self._check_reach("decay", 0 if callable(decay) else len(decay))
+
+    def _check_reach(self, name: str, reach: int) -> None:
+        if self.boundary == "periodic" and self.n_sites is not None and self.n_sites <= 2 * reach:
+            raise ValueError(
+                f"{name}: expected a reach below n_sites / 2 on a ring of {self.n_sites} sites, "
+                f"got {reach}; use a longer chain"
+            )
 
     @property
     def top_k(self) -> int:
@@ -179,26 +276,6 @@ class Spins:
             pairs = J[left[..., :, None], right[..., None, :]].sum((-3, -2, -1))
             weight = weight + strength[r - 1] * pairs
         return -self.temperature * weight
-
-    def _checked_state(self, state: ArrayLike) -> NDArray[np.integer]:
-        """States as (..., site, rank)."""
-        s = np.asarray(state)
-        if s.dtype.kind not in "iu":
-            raise TypeError(f"state: expected integers, got {s.dtype} {state!r:.60}")
-        q, k = self.n_states, self.top_k  # type: ignore[attr-defined]
-        if k == 1:
-            s = s[..., None]
-        elif s.ndim < 2 or s.shape[-1] != k or (np.diff(np.sort(s), axis=-1) == 0).any():
-            raise ValueError(
-                f"state: expected {k} different labels for each site, got shape {s.shape}"
-                if s.ndim < 2 or s.shape[-1] != k
-                else f"state: expected {k} different labels for each site, got one twice"
-            )
-        if self.n_sites is not None and s.shape[-2] != self.n_sites:
-            raise ValueError(f"state: expected {self.n_sites} sites, got {s.shape[-2]}")
-        if s.size and (s.min() < 0 or s.max() >= q):
-            raise ValueError(f"state: expected labels 0..{q - 1}, got {s.min()}..{s.max()}")
-        return s
 
 
 def whole(name: str, value: Any) -> int:

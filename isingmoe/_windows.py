@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from isingmoe.chains import Chain
+from isingmoe.chains import AnyChain, Chain
 from isingmoe.couplings import gain_of_equal
 
 __all__ = ["MOST_WINDOWS", "Windows"]
@@ -58,7 +58,7 @@ class Windows:
     held: Array
 
     @classmethod
-    def of(cls, chain: Chain) -> Windows:
+    def of(cls, chain: AnyChain) -> Windows:
         """The windows of a chain.
 
         Raises
@@ -132,11 +132,14 @@ class Windows:
         return weight
 
 
-def _too_many(chain: Chain, alphabet: int, reach: int) -> str:
+def _too_many(chain: AnyChain, alphabet: int, reach: int) -> str:
     letters = f"{alphabet}" if alphabet < _LONGEST_NUMBER else f"C({chain.n_states},{chain.top_k})"
     is_short = reach * math.log(alphabet) < math.log(_LONGEST_NUMBER)
     count = f"{alphabet**reach}" if is_short else f"{letters}^{reach}"
-    algorithm = "SwendsenWang" if _has_clusters(chain) else "HeatBath"
+    if not isinstance(chain, Chain):
+        algorithm = "Exact"
+    else:
+        algorithm = "SwendsenWang" if _has_clusters(chain) else "HeatBath"
     return (
         f"chain: {count} transfer states, more than the {MOST_WINDOWS} that can be solved; "
         f"sample it with simulate(chain, {algorithm}())"

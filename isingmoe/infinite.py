@@ -25,6 +25,7 @@ __all__ = [
     "next_windows",
     "out_of_range",
     "poisson_solution",
+    "spectrum",
     "stationary_chain",
     "transition_matrix",
     "untracked",
@@ -159,8 +160,8 @@ def stationary_chain(windows: Windows, track: Track = untracked) -> StationaryCh
         raise out_of_range(windows)
     transition /= total
     stationary /= stationary.sum()
-    spectrum, length = _spectrum(windows, transition, log_eigenvalue)
-    return StationaryChain(windows, log_eigenvalue, right, transition, stationary, spectrum, length)
+    modes, length = spectrum(windows, transition, log_weight - log_eigenvalue)
+    return StationaryChain(windows, log_eigenvalue, right, transition, stationary, modes, length)
 
 
 def out_of_range(windows: Windows) -> ValueError:
@@ -223,33 +224,43 @@ def _leading(windows: Windows, log_weight: Array, track: Track) -> tuple[float, 
     return float(shift + np.log((left @ following) / (left @ right))), right, left
 
 
-def _spectrum(
-    windows: Windows, transition: Array, log_eigenvalue: float
+def spectrum(
+    windows: Windows, transition: Array, log_weight: Array
 ) -> tuple[NDArray[np.complex128], float]:
-    """Eigenvalues over the largest, by falling modulus, and the correlation length."""
+    """Eigenvalues over the largest, by falling modulus, and the correlation length.
+
+    Parameters
+    ----------
+    windows : Windows
+    transition : ndarray (S, Q)
+        Probability of the next letter given a window.
+    log_weight : ndarray (S, Q)
+        Logarithm of the transfer matrix over its leading eigenvalue, or of `transition`.
+    """
     n_windows = windows.n_windows
     transfer = None
+    if n_windows == 1:
+        return np.ones(1, complex), 0.0
     if n_windows > _FEW_WINDOWS:
-        spectrum = _leading_modes(windows, transition)
+        modes = _leading_modes(windows, transition)
     elif windows.reach > 1:
-        spectrum = np.linalg.eigvals(_matrix(windows, transition)).astype(complex)
+        modes = np.linalg.eigvals(_matrix(windows, transition)).astype(complex)
     else:
-        bond, site = windows.step, windows.site[0]
-        transfer = np.exp(bond + site - log_eigenvalue)
-        if np.array_equal(bond, bond.T):
+        transfer = np.exp(log_weight)
+        if np.array_equal(windows.step, windows.step.T):
             # The similar symmetric matrix has the same spectrum, and it is real.
-            symmetric = np.exp(bond + (site[:, None] + site) / 2 - log_eigenvalue)
-            spectrum = np.linalg.eigvalsh(symmetric).astype(complex)
+            symmetric = np.exp((log_weight + log_weight.T) / 2)
+            modes = np.linalg.eigvalsh(symmetric).astype(complex)
         else:
-            spectrum = np.linalg.eigvals(transfer).astype(complex)
-    spectrum = spectrum[np.argsort(-np.abs(spectrum), kind="stable")]
-    gap = 1 - np.abs(spectrum[1])
+            modes = np.linalg.eigvals(transfer).astype(complex)
+    modes = modes[np.argsort(-np.abs(modes), kind="stable")]
+    gap = 1 - np.abs(modes[1])
     if n_windows == 2 and transfer is not None:
         # 1 - |second| without subtracting two nearly equal numbers.
         diagonal, cross = np.diag(transfer), transfer[0, 1] * transfer[1, 0]
         root = np.sqrt((diagonal[0] - diagonal[1]) ** 2 + 4 * cross)
         gap = min(root, diagonal.sum())
-    return spectrum, float(length_of_gap(np.asarray(gap), n_windows, windows.reach))
+    return modes, float(length_of_gap(np.asarray(gap), n_windows, windows.reach))
 
 
 def _leading_modes(windows: Windows, transition: Array) -> NDArray[np.complex128]:

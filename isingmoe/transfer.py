@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from isingmoe import _provenance
 from isingmoe._text import about
 from isingmoe._windows import Windows
-from isingmoe.chains import Chain, IsingChain
+from isingmoe.chains import AnyChain, Chain, IsingChain
 from isingmoe.infinite import (
     Solution,
     StationaryChain,
@@ -23,6 +23,7 @@ from isingmoe.infinite import (
     stationary_chain,
     untracked,
 )
+from isingmoe.markov import MarkovSolution, solve_markov
 from isingmoe.rings import solve_ring
 from isingmoe.segments import solve_open
 
@@ -36,13 +37,13 @@ _PATIENCE = 2.0
 
 
 def solve(
-    chain: Chain, *, max_distance: int | None = None, track: Track | None = None
+    chain: AnyChain, *, max_distance: int | None = None, track: Track | None = None
 ) -> xr.Dataset:
     """Exact thermodynamics, marginals and correlations of a chain.
 
     Parameters
     ----------
-    chain : IsingChain or PottsChain
+    chain : IsingChain, PottsChain or KineticChain
         Finite with open or periodic ends, or infinite (`n_sites=None`), of any reach for which
         the states of as many sites as the couplings reach over are at most 4096.
     max_distance : int, optional
@@ -69,6 +70,11 @@ def solve(
         than 256 transfer states the leading modes only. A chain with a field for each site
         has none, and no `correlation_length`.
 
+        A kinetic chain has no energy and what follows from it, only `entropy`, `marginal`,
+        `magnetization`, `correlation`, `expert_correlation` and the spectrum; the infinite
+        one also `entropy_production`, in nats per site: the rate of the Kullback-Leibler
+        divergence of the chain from itself read backwards.
+
     Raises
     ------
     TypeError
@@ -89,11 +95,16 @@ def solve(
     >>> round(float(exact.correlation_length), 3)
     3.672
     """
-    if not isinstance(chain, Chain):
-        raise TypeError(f"chain: expected IsingChain or PottsChain, got {type(chain).__name__}")
+    if not isinstance(chain, AnyChain):
+        raise TypeError(
+            f"chain: expected IsingChain, PottsChain or KineticChain, got {type(chain).__name__}"
+        )
     longest = _checked_distance(chain, max_distance)
     windows = Windows.of(chain)
     track = untracked if track is None else _patient(track)
+    if not isinstance(chain, Chain):
+        found = solve_markov(windows, chain.n_sites, longest, track)
+        return _labelled(chain, _of_markov(chain, found), found.infinite, found, longest)
     # A field that differs from site to site leaves no infinite chain to compare with.
     infinite = stationary_chain(windows, track) if len(windows.site) == 1 else None
     if chain.n_sites is None and infinite is not None:
@@ -102,7 +113,7 @@ def solve(
         solution = solve_ring(infinite, int(chain.n_sites or 0), longest, track)
     else:
         solution = solve_open(windows, infinite, int(chain.n_sites or 0), longest, track)
-    return _label(chain, infinite, solution, longest)
+    return _labelled(chain, _thermodynamics(chain, infinite, solution), infinite, solution, longest)
 
 
 def _patient(track: Track) -> Track:
@@ -129,7 +140,7 @@ def _without_ends(infinite: StationaryChain, longest: int) -> Solution:
     return Solution(None, log_weight, log_variance, mean, variance, marginal, covariance)
 
 
-def _checked_distance(chain: Chain, max_distance: int | None) -> int:
+def _checked_distance(chain: AnyChain, max_distance: int | None) -> int:
     if chain.n_sites is None:
         longest = None
     elif chain.boundary == "periodic":
@@ -146,21 +157,16 @@ def _checked_distance(chain: Chain, max_distance: int | None) -> int:
     return int(max_distance)
 
 
-def _label(
-    chain: Chain, infinite: StationaryChain | None, solution: Solution, longest: int
-) -> xr.Dataset:
+def _thermodynamics(
+    chain: Chain, infinite: StationaryChain | None, solution: Solution
+) -> dict[str, Any]:
+    """What follows from the energy of an equilibrium chain."""
     temperature = chain.temperature
     is_ising = isinstance(chain, IsingChain)
-    state = "state" if is_ising else "expert"
     if infinite is not None and solution.log_z is None:
         per_site = infinite.log_eigenvalue
     else:
         per_site = (solution.log_z or 0.0) / int(chain.n_sites or 1)
-    marginal = solution.marginal
-    if chain.n_sites is not None and chain.boundary == "open":
-        place, marginal = ("site", state), marginal
-    else:
-        place, marginal = (state,), marginal[0]
     response = solution.variance / temperature
     variables: dict[str, Any] = {
         "free_energy": ((), -temperature * per_site, "free energy per site", "coupling"),
@@ -170,17 +176,60 @@ def _label(
         "magnetization": ((), _magnetization(chain, solution.mean), "magnetization", "1"),
         "susceptibility": (((), response[0]) if is_ising else (("expert",), response))
         + ("response of the magnetization to its field", "1/coupling"),
+    }
+    if infinite is not None:
+        variables["log_eigenvalue"] = (
+            (),
+            infinite.log_eigenvalue,
+            "logarithm of the leading eigenvalue of the transfer matrix",
+            "1",
+        )
+    if solution.log_z is not None:
+        variables["log_z"] = ((), solution.log_z, "logarithm of the partition function", "1")
+    return variables
+
+
+def _of_markov(chain: AnyChain, solution: MarkovSolution) -> dict[str, Any]:
+    """What a kinetic chain has in place of an energy."""
+    mean = solution.marginal.mean(0)
+    variables: dict[str, Any] = {
+        "entropy": ((), solution.entropy, "entropy per site", "nat"),
+        "magnetization": ((), _magnetization(chain, mean), "magnetization", "1"),
+    }
+    if solution.entropy_production is not None:
+        variables["entropy_production"] = (
+            (),
+            solution.entropy_production,
+            "entropy production per site",
+            "nat",
+        )
+    return variables
+
+
+def _labelled(
+    chain: AnyChain,
+    variables: dict[str, Any],
+    infinite: StationaryChain | None,
+    solution: Solution | MarkovSolution,
+    longest: int,
+) -> xr.Dataset:
+    is_ising = isinstance(chain, IsingChain)
+    state = "state" if is_ising else "expert"
+    place, marginal = (state,), solution.marginal[0]
+    if chain.n_sites is not None and chain.boundary == "open":
+        place, marginal = ("site", state), solution.marginal
+    covariance = solution.covariance
+    variables = {
+        **variables,
         "marginal": (place, marginal, "probability of the state", "1"),
-        "correlation": (("distance",), solution.covariance.sum(1), "connected correlation", "1"),
+        "correlation": (("distance",), covariance.sum(1), "connected correlation", "1"),
     }
     if infinite is not None:
         variables |= _spectrum(infinite)
-    if solution.log_z is not None:
-        variables["log_z"] = ((), solution.log_z, "logarithm of the partition function", "1")
     if not is_ising:
         variables["expert_correlation"] = (
             ("distance", "expert"),
-            solution.covariance,
+            covariance,
             "connected correlation of the occupancy of one expert",
             "1",
         )
@@ -200,7 +249,7 @@ def _label(
     )
 
 
-def _magnetization(chain: Chain, mean: Array) -> float:
+def _magnetization(chain: AnyChain, mean: Array) -> float:
     if isinstance(chain, IsingChain):
         return float(mean[0])
     q = chain.n_states
@@ -218,10 +267,4 @@ def _spectrum(infinite: StationaryChain) -> dict[str, Any]:
         ),
         "eigenvalue": (("mode",), infinite.eigenvalue.real, f"{name}, real part", "1"),
         "eigenvalue_imag": (("mode",), infinite.eigenvalue.imag, f"{name}, imaginary part", "1"),
-        "log_eigenvalue": (
-            (),
-            infinite.log_eigenvalue,
-            "logarithm of the leading eigenvalue of the transfer matrix",
-            "1",
-        ),
     }

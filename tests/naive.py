@@ -319,3 +319,75 @@ def slow_inclusion(log_weight, k):
         for b, w in enumerate(weight):
             chance.append(float(w * polynomials(weight[:b] + weight[b + 1 :])[k - 1] / whole))
         return float(mpmath.log(whole)), np.array(chance)
+
+
+def next_sets(chain, before, i):
+    """Sets that may follow the sets before, nearest last, at site i, and their chances."""
+    J = np.atleast_3d(np.asarray(chain.J, float))
+    J = J.reshape(-1, *J.shape[-2:]) if np.ndim(chain.J) == 3 else np.asarray(chain.J)[None]
+    log_weight = np.array(site_weights(chain, i), float)
+    for r, members_before in enumerate(reversed(before), 1):
+        for a in members_before if r <= len(J) else ():
+            log_weight += J[r - 1][a]
+    sets = list(itertools.combinations(range(chain.n_states), chain.top_k))
+    weight = np.array([log_weight[list(labels)].sum() for labels in sets]) / chain.temperature
+    return sets, np.exp(weight - logsumexp(weight))
+
+
+def enumerate_kinetic(chain):
+    """Everything about a short kinetic chain, by summing over all its sequences."""
+    n, q = chain.n_sites, chain.n_states
+    paths = {(): 1.0}
+    for i in range(n):
+        paths = {
+            (*path, labels): p * step
+            for path, p in paths.items()
+            for labels, step in zip(*next_sets(chain, path, i), strict=True)
+        }
+    p = np.array(list(paths.values()))
+    states = np.array(list(paths))
+    held = (states[..., None] == np.arange(q)).any(2).astype(float)
+    mean = np.einsum("c,cie->ie", p, held)
+    both = np.einsum("c,cie,cje->ije", p, held, held) - mean[:, None] * mean[None]
+    covariance = [np.mean([both[i, i + d] for i in range(n - d)], axis=0) for d in range(n)]
+    return {
+        "states": states,
+        "probability": p,
+        "marginal": mean,
+        "entropy": -(p * np.log(p)).sum() / n,
+        "covariance": np.array(covariance),
+    }
+
+
+def stationary_kinetic(chain, reach, longest):
+    """The infinite kinetic chain from the matrix between its windows, path by path."""
+    sets = list(itertools.combinations(range(chain.n_states), chain.top_k))
+    windows = list(itertools.product(sets, repeat=reach))
+    place = {window: x for x, window in enumerate(windows)}
+    matrix = np.zeros((len(windows),) * 2)
+    for window, x in place.items():
+        for labels, chance in zip(*next_sets(chain, window, 0), strict=True):
+            matrix[x, place[(*window[1:], labels)]] = chance
+    law = np.linalg.matrix_power(matrix, 1 << 14)[0]
+    law /= law.sum()
+    held = np.array([[b in window[-1] for b in range(chain.n_states)] for window in windows]) * 1.0
+    mean = law @ held
+    covariance, ahead = [], held
+    for _ in range(longest + 1):
+        covariance.append((law[:, None] * held * ahead).sum(0) - mean**2)
+        ahead = matrix @ ahead
+    entropy = produced = 0.0
+    for x, y in np.argwhere(matrix > 0):
+        path = (*windows[x], windows[y][-1])
+        backward = path[::-1]
+        reverse = matrix[place[backward[:-1]], place[backward[1:]]]
+        entropy -= law[x] * matrix[x, y] * np.log(matrix[x, y])
+        produced += law[x] * matrix[x, y] * np.log(matrix[x, y] / reverse)
+    return {
+        "matrix": matrix,
+        "law": law,
+        "marginal": mean,
+        "covariance": np.array(covariance),
+        "entropy": entropy,
+        "entropy_production": produced,
+    }

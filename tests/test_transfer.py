@@ -370,7 +370,9 @@ def test_bad_arguments_are_named():
         solve(IsingChain(J=1, n_sites=5), max_distance=5)
     with pytest.raises(ValueError, match="max_distance: expected 0 to 2"):
         solve(IsingChain(J=1, n_sites=5, boundary="periodic"), max_distance=3)
-    with pytest.raises(TypeError, match="chain: expected IsingChain or PottsChain, got float"):
+    with pytest.raises(
+        TypeError, match="chain: expected IsingChain, PottsChain or KineticChain, got float"
+    ):
         solve(1.0)
 
 
