@@ -15,7 +15,7 @@ from isingmoe._kernels.measuring import (
     shared_members,
     site_counts,
 )
-from isingmoe.chains import Chain
+from isingmoe.chains import AnyChain, Chain
 
 __all__ = ["SERIES", "Measurement", "Record", "bin_edges"]
 
@@ -65,13 +65,13 @@ class Measurement:
 
     Attributes
     ----------
-    chain : Chain
+    chain : AnyChain
         Finite.
     n_distances : int
         C(d) is measured for d below it.
     """
 
-    chain: Chain
+    chain: AnyChain
     n_distances: int
 
     @cached_property
@@ -83,6 +83,11 @@ class Measurement:
     def is_local(self) -> bool:
         """Whether sites differ, so that each needs a mean of its own."""
         return self.chain.boundary == "open"
+
+    @cached_property
+    def has_energy(self) -> bool:
+        """Whether the chain is one in equilibrium."""
+        return isinstance(self.chain, Chain)
 
     @cached_property
     def tables(self) -> tuple[Array, Array, Array]:
@@ -183,7 +188,10 @@ class Record:
         bond, strength, site = measured.tables
         periodic = chain.boundary == "periodic"
         weight = np.empty(n_samples)
-        if bonds is None:
+        if not measured.has_energy:
+            weight[:] = 0
+            weight_square = weight
+        elif bonds is None:
             log_weights(sets, bond, strength, site, periodic, weight)
             weight_square = weight**2
         else:

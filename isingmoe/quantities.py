@@ -28,6 +28,8 @@ _QUANTITIES = {
     "correlation": ("connected correlation", "1"),
     "marginal": ("probability of the state", "1"),
 }
+# What a chain without an energy has not.
+_OF_ENERGY = ("energy", "specific_heat", "susceptibility")
 _SERIES_NAMES = {
     "energy": ("energy per site of each sample; on average, of cluster algorithms", "coupling"),
     "order_parameter": ("order parameter of each sample", "1"),
@@ -76,15 +78,18 @@ def analyse(
     binned, sizes = merged(sums, sizes, longest, n_replicas)
     value, error = jackknife(binned, sizes, lambda mean: _quantities(measurement, mean))
     square = sum(r.pair_square for r in records) / sizes.sum()
-    times_of = {
-        "energy": times["log_weight"],
-        "specific_heat": times["log_weight_square"],
-        "magnetization": max(times["label"], times["mean_label"]),
-        "order_parameter": times["order"],
-        "susceptibility": times["order_square"],
-        "binder_cumulant": times["order_square"],
-        "correlation_length": max(times["order_square"], times["wave"]),
-    }
+    times_of = _meaningful(
+        measurement,
+        {
+            "energy": times["log_weight"],
+            "specific_heat": times["log_weight_square"],
+            "magnetization": max(times["label"], times["mean_label"]),
+            "order_parameter": times["order"],
+            "susceptibility": times["order_square"],
+            "binder_cumulant": times["order_square"],
+            "correlation_length": max(times["order_square"], times["wave"]),
+        },
+    )
     spread = square - (binned["pair"].sum(0) / sizes.sum()) ** 2
     slow = _inefficiency(binned["pair"], sizes, spread)
     of_bins = {**times_of, "marginal": max(times["mean_label"], times["overlap"])}
@@ -97,7 +102,7 @@ def analyse(
     dataset = _labelled(measurement, value, error, times_of, slow, n_sweeps)
     kept = (("energy", "log_weight"), ("order_parameter", "order"), ("label_share", "label"))
     factor = {"energy": -measurement.chain.temperature / measurement.n_sites}
-    for name, source in kept:
+    for name, source in _meaningful(measurement, dict(kept)).items():
         long_name, units = _SERIES_NAMES[name]
         dataset[f"{name}_series"] = (
             ("replica", "sample"),
@@ -105,6 +110,13 @@ def analyse(
             about(long_name, units),
         )
     return dataset, longest
+
+
+def _meaningful(measurement: Measurement, of_names: dict[str, Any]) -> dict[str, Any]:
+    """Without what follows from an energy, where the chain has none."""
+    if measurement.has_energy:
+        return of_names
+    return {name: value for name, value in of_names.items() if name not in _OF_ENERGY}
 
 
 def _favoured(total: Array, n_replicas: int) -> Array:
@@ -163,7 +175,7 @@ def _quantities(measurement: Measurement, mean: dict[str, Array]) -> dict[str, A
     if len(total) == 1:
         quantities["susceptibility"] = quantities["susceptibility"][0]
     quantities["correlation"] = _correlation(measurement, mean)
-    return quantities
+    return _meaningful(measurement, quantities)
 
 
 def _correlation(measurement: Measurement, mean: dict[str, Array]) -> Array:
@@ -197,7 +209,7 @@ def _labelled(
         "susceptibility": () if label == "state" else ("expert",),
     }
     variables: dict[str, Any] = {}
-    for name, (long_name, units) in _QUANTITIES.items():
+    for name, (long_name, units) in _meaningful(measurement, _QUANTITIES).items():
         where = dims.get(name, ())
         variables[name] = (where, value[name], about(long_name, units))
         variables[f"{name}_error"] = (

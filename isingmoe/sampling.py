@@ -13,9 +13,11 @@ import xarray as xr
 
 from isingmoe import _provenance
 from isingmoe._kernels.multispin import unpacked
+from isingmoe._seeds import Seed, generators
 from isingmoe._text import about
 from isingmoe.algorithms._sampler import Algorithm, Sampler
-from isingmoe.chains import Chain
+from isingmoe.algorithms.exact import Exact
+from isingmoe.chains import AnyChain, Chain
 from isingmoe.errors import ShortRunWarning
 from isingmoe.measurement import Measurement, Record, bin_edges
 from isingmoe.quantities import analyse
@@ -42,7 +44,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 def simulate(
-    chain: Chain,
+    chain: AnyChain,
     algorithm: Algorithm,
     *,
     n_samples: int = 1000,
@@ -51,7 +53,7 @@ def simulate(
     n_equilibration: int | None = None,
     max_distance: int | None = None,
     keep_states: bool = False,
-    seed: int | np.random.SeedSequence | np.random.Generator = 0,
+    seed: Seed = 0,
     n_threads: int | None = None,
     track: Track | None = None,
 ) -> xr.Dataset:
@@ -59,10 +61,11 @@ def simulate(
 
     Parameters
     ----------
-    chain : IsingChain or PottsChain
+    chain : IsingChain, PottsChain or KineticChain
         Finite.
     algorithm : Exact, HeatBath, Metropolis, Wolff or SwendsenWang
-        How it is sampled.
+        How it is sampled; a kinetic chain by Exact, each sample a sequence that starts with
+        nothing before it.
     n_samples : int
         Samples that are measured, of each replica.
     n_replicas : int
@@ -98,7 +101,8 @@ def simulate(
         from the bonds it places, right on average; `energy_discarded` (replica,
         discarded_sample), to see what equilibration was like; `energy_drift`, the
         difference between the second and the first half of the run over its error.
-        `state` (replica, sample, site[, rank]) if asked for.
+        `state` (replica, sample, site[, rank]) if asked for. A kinetic chain has nothing of
+        this that has to do with an energy, and no `susceptibility`.
 
     Raises
     ------
@@ -132,10 +136,14 @@ def simulate(
     >>> bool(abs(samples.energy - im.solve(chain).energy) < 4 * samples.energy_error)
     True
     """
-    if not isinstance(chain, Chain):
-        raise TypeError(f"chain: expected IsingChain or PottsChain, got {type(chain).__name__}")
+    if not isinstance(chain, AnyChain):
+        raise TypeError(
+            f"chain: expected IsingChain, PottsChain or KineticChain, got {type(chain).__name__}"
+        )
     if not isinstance(algorithm, Algorithm) or isinstance(algorithm, type):
         raise TypeError(f"algorithm: expected one such as HeatBath(), got {algorithm!r:.80}")
+    if not isinstance(chain, Chain) and not isinstance(algorithm, Exact):
+        raise ValueError(f"algorithm: expected Exact() for a kinetic chain, got {algorithm!r}")
     if chain.n_sites is None:
         raise ValueError("n_sites: expected a finite chain to sample, got None; give n_sites")
     if chain.n_sites >= _LONGEST:
@@ -176,8 +184,8 @@ def simulate(
             stacklevel=2,
         )
     labelled = _labelled(result, run, chain, algorithm, seed)
-    drift = float(labelled["energy_drift"])
-    if abs(drift) > _DRIFT and not sampler.is_independent:
+    drift = 0.0 if sampler.is_independent else float(labelled["energy_drift"])
+    if abs(drift) > _DRIFT:
         warnings.warn(
             f"the energy of the second half of the run differs from the first by {drift:.1f} "
             f"errors: it started too early; give n_equilibration above {discarded}",
@@ -187,7 +195,7 @@ def simulate(
     return labelled
 
 
-def _n_distances(chain: Chain, max_distance: int | None) -> int:
+def _n_distances(chain: AnyChain, max_distance: int | None) -> int:
     n = int(chain.n_sites)  # type: ignore[arg-type]
     longest = n // 2 if chain.boundary == "periodic" else n - 1
     if max_distance is None:
@@ -212,7 +220,7 @@ class _Run:
         n_sweeps: int,
         n_discarded: int,
         keep_states: bool,
-        seed: int | np.random.SeedSequence | np.random.Generator,
+        seed: Seed,
     ) -> None:
         chain = measurement.chain
         self.sampler, self.measurement, self.n_sweeps = sampler, measurement, n_sweeps
@@ -223,10 +231,7 @@ class _Run:
         self.records = [Record(measurement, n_samples, n_bins) for _ in range(n_replicas)]
         self.discarded = [Record(measurement, n_discarded, 1) for _ in range(n_replicas)]
         self.n_discarded = n_discarded
-        children = _sequence(seed).spawn(-(-n_replicas // sampler.lanes))
-        self.words = [
-            np.asarray(child.generate_state(4, np.uint64), np.uint64) for child in children
-        ]
+        self.words = generators(seed, -(-n_replicas // sampler.lanes))
         self.states = [sampler.start(words) for words in self.words]
         shape = self.states[0].shape
         self.kept = None
@@ -279,38 +284,26 @@ class _Run:
                     self.kept[replica, at : at + len(rows)] = lanes[lane]
 
 
-def _sequence(seed: int | np.random.SeedSequence | np.random.Generator) -> np.random.SeedSequence:
-    if isinstance(seed, np.random.Generator):
-        return np.random.SeedSequence(seed.integers(0, 1 << 63, 4).tolist())
-    if isinstance(seed, np.random.SeedSequence):
-        # Afresh, as spawning counts the children: the same seed gives the same samples.
-        return np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key)
-    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
-        raise ValueError(
-            f"seed: expected a whole number from 0, a SeedSequence or a Generator, got {seed!r}"
-        )
-    return np.random.SeedSequence(int(seed))
-
-
 def _labelled(
-    result: xr.Dataset, run: _Run, chain: Chain, algorithm: Algorithm, seed: Any
+    result: xr.Dataset, run: _Run, chain: AnyChain, algorithm: Algorithm, seed: Any
 ) -> xr.Dataset:
-    energy = np.stack([record.series[0] for record in run.discarded])
-    energy = energy * -chain.temperature / run.measurement.n_sites
-    result["energy_discarded"] = (
-        ("replica", "discarded_sample"),
-        energy,
-        about("energy per site of each sample before equilibrium", "coupling"),
-    )
-    result["energy_drift"] = (
-        (),
-        _drift(result),
-        about("change of the energy from the first to the second half over its error", "1"),
-    )
+    if run.measurement.has_energy:
+        energy = np.stack([record.series[0] for record in run.discarded])
+        energy = energy * -chain.temperature / run.measurement.n_sites
+        result["energy_discarded"] = (
+            ("replica", "discarded_sample"),
+            energy,
+            about("energy per site of each sample before equilibrium", "coupling"),
+        )
+        result["energy_drift"] = (
+            (),
+            _drift(result),
+            about("change of the energy from the first to the second half over its error", "1"),
+        )
     if run.kept is not None:
         dims = ("replica", "sample", "site", "rank")[: run.kept.ndim]
         result["state"] = (dims, run.kept, about("state of each site", "1"))
-    n_replicas, n_samples = result["energy_series"].shape
+    n_replicas, n_samples = result["order_parameter_series"].shape
     arguments = {
         "chain": repr(chain),
         "algorithm": repr(algorithm),

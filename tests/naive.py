@@ -5,7 +5,7 @@ from collections import Counter
 
 import mpmath
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import entr, logsumexp
 from scipy.stats import chisquare
 
 
@@ -354,7 +354,7 @@ def enumerate_kinetic(chain):
         "states": states,
         "probability": p,
         "marginal": mean,
-        "entropy": -(p * np.log(p)).sum() / n,
+        "entropy": entr(p).sum() / n,
         "covariance": np.array(covariance),
     }
 

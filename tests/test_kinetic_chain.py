@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive import enumerate_kinetic, stationary_kinetic
+from naive import enumerate_kinetic, state_p_value, stationary_kinetic
+from scipy.stats import kstest
 
-from isingmoe import KineticChain, PottsChain, solve
+from isingmoe import Exact, HeatBath, KineticChain, PottsChain, simulate, solve, sweep
+from isingmoe._kernels import forward as kernels
+from isingmoe._seeds import generators
+from isingmoe.forward import draw, stationary_correlation
 
 SIZES = [(3, 1, 1), (3, 2, 1), (4, 1, 2), (4, 2, 1), (4, 2, 2), (5, 2, 1), (3, 1, 3), (5, 4, 2)]
 
@@ -214,6 +218,183 @@ class TestLikelihood:
         naive = enumerate_kinetic(chain)
         mean = naive["probability"] @ chain.log_likelihood(naive["states"])
         np.testing.assert_allclose(-mean / 3, solve(chain)["entropy"], rtol=1e-12)
+
+
+def p_value(chain, sets, exact=None):
+    """Chance of a worse histogram of whole sequences, (sample, site, rank)."""
+    samples = sets if chain.top_k > 1 else sets[..., 0]
+    return state_p_value(chain, samples, exact or enumerate_kinetic(chain))
+
+
+class TestDraws:
+    @pytest.mark.parametrize("by_site", [False, True])
+    @pytest.mark.parametrize(("q", "k", "reach"), [*SIZES[:-1], (5, 4, 1), (4, 3, 2)])
+    def test_sequences_follow_their_law(self, q, k, reach, by_site):
+        chain = random_chain(q, q, k, reach, 3, by_site)
+        sets = draw(chain, 20_000, 3, seed=q + k)
+        assert sets.dtype == np.int16
+        assert (np.diff(sets, axis=-1) > 0).all()
+        assert p_value(chain, sets) > 1e-3
+
+    def test_the_chances_of_worse_histograms_are_uniform(self):
+        chain = random_chain(1, 4, 2, 2, 2)
+        exact = enumerate_kinetic(chain)
+        values = [p_value(chain, draw(chain, 2000, 2, seed=seed), exact) for seed in range(80)]
+        assert kstest(values, "uniform").pvalue > 1e-3
+
+    @pytest.mark.parametrize(
+        ("k", "h", "is_exact"),
+        [
+            (1, [0, 480, 480.7, -300, 480.2], True),
+            (2, [0, 480, 480.7, -300, 480.2], True),
+            (2, [500, 0, 0.3, -0.5, 0.8], False),
+            (4, [500, 0, 0.3, -0.5, 0.8], False),
+            (3, [0, -499, 499, -500, -498.5], False),
+            (4, [480, 481, -99.5, -100, -100.5], False),
+        ],
+    )
+    def test_weights_beyond_the_range_of_a_double(self, k, h, is_exact):
+        """By sums where they are exact, and by their ratios where they are not."""
+        J = np.zeros((5, 5))
+        J[0, :3] = 1, -1, 0.5
+        chain = KineticChain(J=J, h=h, top_k=k, n_sites=2)
+        assert p_value(chain, draw(chain, 20_000, 2, seed=k)) > 1e-3
+        weight, sums = np.empty((5, 8)), np.zeros((6, k + 1, 8))
+        sums[:, 0] = 1
+        kernels._weigh(np.tile(chain.site, (8, 1)), weight, np.empty(8))
+        kernels._sums(weight, sums)
+        assert kernels._is_exact(sums, 3) == is_exact
+
+    def test_all_experts(self):
+        chain = KineticChain(J=np.arange(9.0).reshape(3, 3), h=[0, 300.0, -300], top_k=3)
+        np.testing.assert_array_equal(draw(chain, 9, 5), np.tile([0, 1, 2], (9, 5, 1)))
+
+    def test_many_labels(self):
+        """More than the sums of all sets can count in a double."""
+        chain = KineticChain(J=0.0, h=np.linspace(-1, 1, 1200), top_k=600)
+        sets = draw(chain, 4, 3)
+        assert (np.diff(sets, axis=-1) > 0).all()
+        assert 600 < sets.mean() < 800
+
+    def test_without_couplings(self):
+        h = np.log([0.5, 0.3, 0.2])
+        words = generators(0, 8000)
+        out = np.empty((8000, 1, 1), np.int16)
+        nothing, one = np.empty((0, 3, 3)), np.zeros((1, 3))
+        kernels.draw_sequences(nothing, h[None], np.zeros(1, np.int64), one, 1, 2, words, out)
+        counts = np.bincount(out.ravel())
+        assert np.abs(counts / 8000 - [0.5, 0.3, 0.2]).max() < 4 * np.sqrt(0.25 / 8000)
+
+    def test_neither_threads_nor_other_sequences_matter(self):
+        import numba
+
+        chain = random_chain(6, 6, 2, 2)
+        many = draw(chain, 100, 30, n_burn=5, seed=3)
+        np.testing.assert_array_equal(draw(chain, 37, 30, n_burn=5, seed=3), many[:37])
+        threads = numba.get_num_threads()
+        numba.set_num_threads(1)
+        try:
+            np.testing.assert_array_equal(draw(chain, 100, 30, n_burn=5, seed=3), many)
+        finally:
+            numba.set_num_threads(threads)
+        assert (draw(chain, 100, 30, n_burn=5, seed=4) != many).any()
+
+    def test_what_is_discarded_comes_before(self):
+        chain = random_chain(6, 6, 2, 2)
+        whole = draw(chain, 20, 30, seed=3)
+        np.testing.assert_array_equal(draw(chain, 20, 20, n_burn=10, seed=3), whole[:, 10:])
+
+    def test_a_field_of_each_sequence(self):
+        chain = random_chain(7, 5, 2, 1, 4)
+        more = np.random.default_rng(0).normal(size=(20, 5))
+        found = draw(chain, 20, 4, by_sequence=more, seed=1)
+        for s in range(20):
+            shifted = KineticChain(
+                J=chain.J,
+                h=chain.h + more[s] * chain.temperature,
+                top_k=2,
+                temperature=chain.temperature,
+            )
+            np.testing.assert_array_equal(draw(shifted, 20, 4, seed=1)[s], found[s])
+
+    def test_bad_arguments_are_named(self):
+        chain = KineticChain(J=1.0, n_experts=3, n_sites=4)
+        with pytest.raises(ValueError, match="length: expected 4, that of the chain, got 5"):
+            draw(chain, 2, 5)
+        with pytest.raises(ValueError, match=r"by_sequence: expected shape \(2, 3\), got \(3,\)"):
+            draw(chain, 2, 4, by_sequence=np.zeros(3))
+        with pytest.raises(ValueError, match="n_sites: expected None, the infinite chain, got 4"):
+            stationary_correlation(chain, 3)
+
+
+class TestSamples:
+    @pytest.mark.parametrize(("q", "k", "reach", "n"), [(5, 2, 1, 9), (4, 1, 2, 12), (3, 2, 3, 5)])
+    def test_against_the_exact_solution(self, q, k, reach, n):
+        chain = random_chain(q, q, k, reach, n)
+        samples = simulate(chain, Exact(), n_samples=4000, n_replicas=4, seed=2, keep_states=True)
+        exact = solve(chain)
+        for name in ("marginal", "correlation", "magnetization"):
+            z = (samples[name] - exact[name]) / samples[f"{name}_error"]
+            assert np.abs(z).max() < 4, name
+        assert samples["state"].dims == ("replica", "sample", "site", "rank")[: 3 + (k > 1)]
+        assert not {"energy", "specific_heat", "susceptibility", "energy_drift"} & set(samples)
+        assert all(samples[name].attrs["long_name"] for name in samples)
+
+    def test_the_errors_are_right(self):
+        chain = random_chain(1, 4, 2, 1, 6)
+        exact = solve(chain)
+        z = []
+        for seed in range(20):
+            samples = simulate(chain, Exact(), n_samples=200, n_replicas=4, seed=seed)
+            for name in ("correlation", "marginal"):
+                z.append((samples[name] - exact[name]) / samples[f"{name}_error"])
+        assert 0.85 < np.sqrt(np.mean([(x.values**2).mean() for x in z])) < 1.15
+
+    def test_states_are_sequences(self):
+        chain = random_chain(2, 4, 2, 1, 3)
+        samples = simulate(chain, Exact(), n_samples=5000, n_replicas=4, seed=1, keep_states=True)
+        states = samples["state"].values.reshape(-1, 3, 2)
+        assert p_value(chain, states) > 1e-3
+        again = simulate(
+            chain, Exact(), n_samples=5000, n_replicas=4, seed=1, keep_states=True, n_threads=1
+        )
+        np.testing.assert_array_equal(again["state"], samples["state"])
+
+    def test_other_algorithms_and_infinite_chains(self):
+        chain = KineticChain(J=1.0, n_experts=3, n_sites=4)
+        text = r"algorithm: expected Exact\(\) for a kinetic chain, got HeatBath\("
+        with pytest.raises(ValueError, match=text):
+            simulate(chain, HeatBath())
+        with pytest.raises(ValueError, match="n_sites: expected a finite chain to sample"):
+            simulate(KineticChain(J=1.0, n_experts=3), Exact())
+
+    def test_more_windows_than_are_solved(self):
+        chain = KineticChain(J=2.0, n_experts=64, top_k=8, n_sites=16)
+        samples = simulate(chain, Exact(), n_samples=100, n_replicas=2, seed=1)
+        assert float(samples["correlation"][1]) > 10 * float(samples["correlation_error"][1])
+
+    def test_a_sweep(self):
+        grid = sweep(solve, KineticChain(J=1.0, n_experts=4, top_k=2), J=[0.0, 1.0, 2.0])
+        assert (np.diff(grid["correlation_length"]) > 0).all()
+
+
+class TestStationaryCorrelation:
+    @pytest.mark.parametrize(("q", "k", "reach"), [(4, 1, 1), (5, 2, 1), (4, 2, 2)])
+    def test_against_the_exact_solution(self, q, k, reach):
+        chain = random_chain(q, q, k, reach)
+        exact = solve(chain, max_distance=10)["correlation"].values
+        z = []
+        for seed in range(12):
+            curve, error = stationary_correlation(chain, 10, 64_000, seed)
+            z.append((curve - exact) / error)
+        assert np.abs(z).max() < 5
+        assert np.abs(np.mean(z, 0)).max() < 4 / np.sqrt(12)
+        assert 0.7 < np.sqrt(np.mean(np.square(z))) < 1.3
+
+    def test_of_the_same_seed_is_the_same(self):
+        chain = random_chain(1, 8, 3, 1)
+        first, second = (stationary_correlation(chain, 4, 10_000, 5) for _ in range(2))
+        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,11 @@ def test_autocorrelation_time_is_in_sweeps():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"chain": 3}, TypeError, "chain: expected IsingChain or PottsChain, got int"),
+        (
+            {"chain": 3},
+            TypeError,
+            "chain: expected IsingChain, PottsChain or KineticChain, got int",
+        ),
         ({"algorithm": 3}, TypeError, r"algorithm: expected one such as HeatBath\(\), got 3"),
         ({"algorithm": HeatBath}, TypeError, r"algorithm: expected one such as HeatBath\(\)"),
         ({"chain": IsingChain(J=1)}, ValueError, "n_sites: expected a finite chain"),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-
-from isingmoe.chains import Chain
 
 __all__ = ["Algorithm", "Sampler", "label_dtype"]
 
@@ -80,7 +78,7 @@ class Sampler(Protocol):
 class Algorithm(Protocol):
     """A way to sample chains."""
 
-    def prepare(self, chain: Chain) -> Sampler:
+    def prepare(self, chain: Any) -> Sampler:
         """Make the tables for a chain.
 
         Raises

@@ -19,8 +19,9 @@ from isingmoe._kernels.exact_sampling import (
 )
 from isingmoe._kernels.messages import ahead, backward_messages
 from isingmoe._windows import Windows
+from isingmoe.algorithms._kinetic import KineticSampler
 from isingmoe.algorithms._sampler import Sampler, label_dtype
-from isingmoe.chains import Chain
+from isingmoe.chains import AnyChain, KineticChain
 from isingmoe.infinite import StationaryChain, stationary_chain
 
 __all__ = ["Exact"]
@@ -42,7 +43,8 @@ class Exact:
     """Independent samples by messages from one end and draws from the other.
 
     For every chain that `solve` can do: any reach, any couplings and fields, sets of
-    experts, open ends and rings, up to 4096 transfer states. A sweep draws a chain afresh.
+    experts, open ends and rings, up to 4096 transfer states; and for every kinetic chain,
+    which is drawn from its start and needs no messages. A sweep draws a chain afresh.
 
     Notes
     -----
@@ -57,16 +59,19 @@ class Exact:
     A. J. Walker, ACM Trans. Math. Softw. 3, 253 (1977).
     """
 
-    def prepare(self, chain: Chain) -> Sampler:
+    def prepare(self, chain: AnyChain) -> Sampler:
         """Make the tables for a chain.
 
         Raises
         ------
         ValueError
-            If the chain is infinite, or has more than 4096 transfer states.
+            If the chain is infinite, or in equilibrium and has more than 4096 transfer
+            states.
         """
         if chain.n_sites is None:
             raise ValueError("n_sites: expected a finite chain to sample, got None; give n_sites")
+        if isinstance(chain, KineticChain):
+            return KineticSampler(chain)
         return _ExactSampler(chain)
 
 
@@ -83,7 +88,7 @@ class _ExactSampler:
     is_independent = True
     offset = 0.0
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: AnyChain) -> None:
         self.windows = windows = Windows.of(chain)
         self._n_sites = int(chain.n_sites)  # type: ignore[arg-type]
         self._is_ring = chain.boundary == "periodic"

@@ -1,0 +1,157 @@
+"""Sequences of a kinetic chain, and what long ones tell of the infinite one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isingmoe._kernels.forward import draw_sequences
+from isingmoe._kernels.overlaps import occupancy_counts, pack_sets, pair_overlaps
+from isingmoe._seeds import Seed, generators
+from isingmoe.chains import KineticChain
+
+__all__ = ["Tables", "draw", "stationary_correlation", "tables"]
+
+Array = NDArray[np.floating]
+
+# Sequences that a long run is divided into: enough for an error by their spread.
+_N_SEQUENCES = 64
+
+
+class Tables(NamedTuple):
+    """What the kernels read of a chain.
+
+    Attributes
+    ----------
+    coupling : float64 ndarray (reach, q, q)
+    by_position : float64 ndarray (1 or position, q)
+    block : int64 ndarray (position,)
+        Row of `by_position` for each position.
+    """
+
+    coupling: Array
+    by_position: Array
+    block: NDArray[np.int64]
+
+
+def tables(chain: KineticChain, length: int) -> Tables:
+    """What the kernels read of a chain, for sequences of some length.
+
+    Raises
+    ------
+    ValueError
+        If the chain has another length.
+    """
+    if length < 1 or chain.n_sites not in (None, length):
+        expected = "at least 1" if chain.n_sites is None else f"{chain.n_sites}, that of the chain"
+        raise ValueError(f"length: expected {expected}, got {length}")
+    site = chain.site
+    block = np.arange(length) if len(site) > 1 else np.zeros(length, np.int64)
+    return Tables(np.ascontiguousarray(chain.bond), site, block)
+
+
+def draw(
+    chain: KineticChain,
+    n_sequences: int,
+    length: int,
+    *,
+    by_sequence: Array | None = None,
+    n_burn: int = 0,
+    seed: Seed = 0,
+) -> NDArray[np.int16]:
+    """Draw sequences from nothing before them.
+
+    Parameters
+    ----------
+    chain : KineticChain
+        Infinite, or of the same length.
+    n_sequences, length : int
+    by_sequence : ndarray (sequence, expert), optional
+        Log-weights added to those of the chain in each sequence.
+    n_burn : int
+        Sets drawn and discarded before the first, with the field of the first.
+    seed : int, SeedSequence or Generator
+        Each sequence draws from a child of its own: neither the number of threads nor that
+        of the sequences matters to it.
+
+    Returns
+    -------
+    int16 ndarray (sequence, position, rank)
+        Members of each set, rising.
+
+    Raises
+    ------
+    ValueError
+        If the chain has another length, or `by_sequence` another shape.
+    """
+    expected = (n_sequences, chain.n_states)
+    more = np.zeros((1, chain.n_states)) if by_sequence is None else by_sequence
+    if by_sequence is not None and np.shape(by_sequence) != expected:
+        raise ValueError(f"by_sequence: expected shape {expected}, got {np.shape(by_sequence)}")
+    out = np.empty((n_sequences, length, chain.top_k), np.int16)
+    draw_sequences(
+        *tables(chain, length),
+        np.ascontiguousarray(more, float),
+        chain.top_k,
+        n_burn,
+        generators(seed, n_sequences),
+        out,
+    )
+    return out
+
+
+def stationary_correlation(
+    chain: KineticChain,
+    max_distance: int,
+    n_tokens: int = 1_000_000,
+    seed: Seed = 0,
+    *,
+    n_burn: int = 1024,
+) -> tuple[Array, Array]:
+    """Correlation of the infinite chain, from long sequences; for more windows than are solved.
+
+    Parameters
+    ----------
+    chain : KineticChain
+        Infinite.
+    max_distance : int
+    n_tokens : int
+        At least, of all sequences.
+    seed : int, SeedSequence or Generator
+    n_burn : int
+        Tokens of each sequence that are discarded, for it to forget how it began.
+
+    Returns
+    -------
+    curve : ndarray (distance,)
+        Connected correlation of the occupancies at the distances 0 to `max_distance`, summed
+        over experts, about one mean for each expert.
+    error : ndarray (distance,)
+        Standard error, by the spread of the sequences.
+
+    Raises
+    ------
+    ValueError
+        If the chain is finite.
+
+    Notes
+    -----
+    The squares of the means are products of means of different sequences, which are
+    independent: their noise does not add to the square.
+    """
+    if chain.n_sites is not None:
+        raise ValueError(f"n_sites: expected None, the infinite chain, got {chain.n_sites}")
+    n = _N_SEQUENCES
+    length = max(-(-n_tokens // n), 2 * max_distance + 2)
+    index = draw(chain, n, length, n_burn=n_burn, seed=seed)
+    sets, _, _ = pack_sets(index, (chain.n_states + 63) // 64)
+    pairs, shared = pair_overlaps(sets, np.arange(max_distance + 1))
+    _, occupied = occupancy_counts(sets, chain.n_states)
+    overlap, rate = shared / pairs, occupied / length
+    total = rate.sum(0)
+    curve = overlap.mean(0) - (total @ total - (rate**2).sum()) / (n * (n - 1))
+    # What each sequence moves the curve by, to first order.
+    moved = overlap - 2 * (rate @ total / n)[:, None]
+    return curve, moved.std(0, ddof=1) / np.sqrt(n)
