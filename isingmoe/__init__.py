@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     from isingmoe.equilibrium import load_balance
     from isingmoe.errors import (
         ConvergenceError,
+        DegenerateTraceWarning,
         ShortRunWarning,
         ShortTraceWarning,
         TraceSchemaError,
     )
+    from isingmoe.estimators import MaximumLikelihood, Pseudolikelihood
     from isingmoe.fitted import Fit, open_fit
     from isingmoe.inference import cross_validate, fit
-    from isingmoe.likelihood import MaximumLikelihood
     from isingmoe.neighbours import neighbour_overlap
     from isingmoe.observables import correlation
     from isingmoe.phase_diagrams import plot_phase_diagram
     from isingmoe.plotting import plot_decay, plot_layers
+    from isingmoe.positions import Blocks, Cosines
     from isingmoe.sampling import simulate
     from isingmoe.summary import TraceInfo, info
     from isingmoe.sweeping import sweep
@@ -51,14 +53,21 @@ _HOME = {
     "couplings": ("exponential", "power_law"),
     "derived": ("baseline", "windows"),
     "equilibrium": ("load_balance",),
-    "errors": ("ConvergenceError", "ShortRunWarning", "ShortTraceWarning", "TraceSchemaError"),
+    "errors": (
+        "ConvergenceError",
+        "DegenerateTraceWarning",
+        "ShortRunWarning",
+        "ShortTraceWarning",
+        "TraceSchemaError",
+    ),
+    "estimators": ("MaximumLikelihood", "Pseudolikelihood"),
     "fitted": ("Fit", "open_fit"),
     "inference": ("cross_validate", "fit"),
-    "likelihood": ("MaximumLikelihood",),
     "neighbours": ("neighbour_overlap",),
     "observables": ("correlation",),
     "phase_diagrams": ("plot_phase_diagram",),
     "plotting": ("plot_decay", "plot_layers"),
+    "positions": ("Blocks", "Cosines"),
     "sampling": ("simulate",),
     "summary": ("TraceInfo", "info"),
     "sweeping": ("sweep",),
@@ -77,8 +86,11 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Blocks",
     "Comparison",
     "ConvergenceError",
+    "Cosines",
+    "DegenerateTraceWarning",
     "Exact",
     "Fit",
     "HeatBath",
@@ -87,6 +99,7 @@ __all__ = [
     "MaximumLikelihood",
     "Metropolis",
     "PottsChain",
+    "Pseudolikelihood",
     "ShortRunWarning",
     "ShortTraceWarning",
     "SwendsenWang",

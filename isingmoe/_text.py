@@ -47,9 +47,12 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
-def with_errors(values: Iterable[float], errors: Iterable[float]) -> list[str]:
-    """Values, each with its standard error."""
-    return [f"{v:.3f} ± {e:.3f}" for v, e in zip(values, errors, strict=True)]
+def with_errors(values: Iterable[float], errors: Iterable[float], digits: int = 3) -> list[str]:
+    """Values, each with its standard error; a value alone where that is not known."""
+    return [
+        number(v, digits) if math.isnan(e) else f"{number(v, digits)} ± {number(e, digits)}"
+        for v, e in zip(values, errors, strict=True)
+    ]
 
 
 def about(long_name: str, units: str = "1") -> dict[str, str]:

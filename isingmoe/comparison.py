@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from isingmoe import _provenance
 from isingmoe._storage import check_content, read_dataset, write_dataset
 from isingmoe._text import about, interval, number, plain, render, report, with_errors
+from isingmoe.chain_lengths import chain_correlation
 from isingmoe.decay import decay_fit
 from isingmoe.equilibrium import load_balance
 from isingmoe.fitted import Fit
@@ -22,6 +23,7 @@ from isingmoe.neighbours import near_distances, neighbour_overlap, overlap_colum
 from isingmoe.observables import CENTRES, correlation
 from isingmoe.stationary import markov_chain
 from isingmoe.traces import trace_name
+from isingmoe.transfer import solve
 
 __all__ = ["Comparison", "compare", "open_comparison", "predicted_correlation"]
 
@@ -50,6 +52,8 @@ _VARIABLES = (
 )
 
 Array = NDArray[np.floating]
+# Tokens of a simulated chain: its error is below that of the traces there are.
+_N_TOKENS = 1 << 19
 Track = Callable[[Iterable[int], str], Iterable[int]]
 
 
@@ -135,19 +139,29 @@ class Comparison:
         return "held_out_bits" if "held_out_bits" in self.data else "bits_per_token"
 
 
-def predicted_correlation(fit: Fit, max_distance: int) -> xr.DataArray:
+def predicted_correlation(fit: Fit, max_distance: int, seed: int = 0) -> xr.Dataset:
     """Correlation of the occupancies that the fitted infinite chains predict.
 
     Parameters
     ----------
     fit : Fit
     max_distance : int
+    seed : int
+        Of what is simulated.
 
     Returns
     -------
-    DataArray (layer, distance)
-        Summed over experts.
+    Dataset
+        `predicted` (layer, distance), summed over experts, and `predicted_error`, zero where
+        it is exact: a kinetic chain of too many states is simulated.
+
+    Raises
+    ------
+    ValueError
+        If the chain cannot be solved.
     """
+    if fit.is_regressed:
+        return _of_chains(fit, max_distance, seed)
     data = fit.data
     curve = np.empty((data.sizes["layer"], max_distance + 1))
     _, transition, stationary = markov_chain(fit.log_weight())
@@ -163,11 +177,33 @@ def predicted_correlation(fit: Fit, max_distance: int) -> xr.DataArray:
         variance = stationary[..., 0] * stationary[..., 1]
         for d in range(max_distance + 1):
             curve[:, d] = (variance * second**d).sum(1)
-    return xr.DataArray(
-        curve,
-        dims=("layer", "distance"),
-        coords={"layer": data["layer"], "distance": np.arange(max_distance + 1)},
-        attrs=about("correlation predicted by the chain"),
+    return _labelled(curve, np.zeros_like(curve), data["layer"])
+
+
+def _of_chains(fit: Fit, max_distance: int, seed: int) -> xr.Dataset:
+    layers = fit.data["layer"]
+    if fit.data.attrs["chain"] == "kinetic":
+        curves = [
+            chain_correlation(fit.chain(layer), max_distance, n_tokens=_N_TOKENS, seed=seed)
+            for layer in layers.values.tolist()
+        ]
+    else:
+        exact = [
+            solve(fit.chain(layer), max_distance=max_distance)["correlation"].values
+            for layer in layers.values.tolist()
+        ]
+        curves = [(curve, np.zeros_like(curve)) for curve in exact]
+    return _labelled(np.stack([c for c, _ in curves]), np.stack([e for _, e in curves]), layers)
+
+
+def _labelled(curve: Array, error: Array, layers: xr.DataArray) -> xr.Dataset:
+    dims = ("layer", "distance")
+    return xr.Dataset(
+        {
+            "predicted": (dims, curve, about("correlation predicted by the chain")),
+            "predicted_error": (dims, error, about("standard error of its simulation")),
+        },
+        coords={"layer": layers, "distance": np.arange(curve.shape[1])},
     )
 
 
@@ -243,7 +279,7 @@ def compare(
         xr.Variable("centre", [curve.attrs["centre"] for curve in curves]),
         combine_attrs="override",
     ).transpose("layer", "centre", "distance")
-    predicted = predicted_correlation(fit, measured.sizes["distance"] - 1)
+    predicted = predicted_correlation(fit, measured.sizes["distance"] - 1, seed)
     balance = load_balance(traces)
     fitted = fit.data[
         [
@@ -257,8 +293,8 @@ def compare(
     data = xr.merge(
         [
             measured.rename(correlation="measured", correlation_error="measured_error"),
-            predicted.rename("predicted"),
-            _predicted_length(fit, predicted, measured),
+            predicted,
+            _predicted_length(fit, predicted["predicted"], measured),
             curves[0]["shuffled"],
             balance,
             fitted,
@@ -289,7 +325,7 @@ def compare(
         )
         data = data.assign(held_out.data_vars)
     arguments = {"max_distance": max_distance, "n_resamples": n_resamples, "n_folds": folds}
-    names = ("chain", "coupling", "field", "model", "num_experts", "top_k")
+    names = ("chain", "coupling", "field", "uncertainty", "model", "num_experts", "top_k")
     data.attrs = {
         "conventions": CONVENTIONS,
         **{name: fit.data.attrs[name] for name in names},
@@ -363,7 +399,7 @@ def _matching(fit: Fit, traces: xr.Dataset) -> xr.Dataset:
 
 
 def _predicted_length(fit: Fit, predicted: xr.DataArray, measured: xr.Dataset) -> xr.Dataset:
-    if fit.data.attrs["chain"] == "potts":
+    if fit.data.attrs["chain"] in ("potts", "kinetic") and not fit.data["correlation_length"].isnull().all():
         length: Any = fit.layer_length()
     else:
         error = measured["correlation_error"].sel(centre="global").values

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ConvergenceError", "ShortRunWarning", "ShortTraceWarning", "TraceSchemaError"]
+__all__ = [
+    "ConvergenceError",
+    "DegenerateTraceWarning",
+    "ShortRunWarning",
+    "ShortTraceWarning",
+    "TraceSchemaError",
+]
 
 
 class TraceSchemaError(ValueError):
@@ -38,6 +44,10 @@ class ConvergenceError(RuntimeError):
 
 class ShortTraceWarning(UserWarning):
     """A trace with too few tokens for the number of parameters asked for."""
+
+
+class DegenerateTraceWarning(UserWarning):
+    """A trace that says nothing of some of what was asked for."""
 
 
 class ShortRunWarning(UserWarning):

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from isingmoe._storage import check_content, read_dataset, write_dataset
 from isingmoe._text import number, plain, render, report, with_errors
-from isingmoe.chains import IsingChain, PottsChain
-from isingmoe.likelihood import MaximumLikelihood
+from isingmoe.chains import IsingChain, KineticChain, PottsChain
+from isingmoe.estimators import MaximumLikelihood, Pseudolikelihood
+from isingmoe.positions import Blocks, Cosines
+from isingmoe.regression import FIELD_PARTS, Regression
 
 __all__ = ["CONVENTIONS", "Fit", "open_fit"]
 
@@ -38,12 +40,12 @@ _ATTRIBUTES = (
     "chain",
     "coupling",
     "field",
-    "pseudocount",
     "max_iterations",
+    "uncertainty",
     "model",
     "num_experts",
     "top_k",
-    "pair_counts_sha256",
+    "data_sha256",
 )
 
 Array = NDArray[np.floating]
@@ -66,34 +68,70 @@ class Fit:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `fit` was asked for: chain, coupling, field and estimator."""
+        """What `fit` was asked for: chain, coupling, field, estimator and what else it has."""
         attrs = self.data.attrs
-        return {
-            "chain": attrs["chain"],
-            "coupling": attrs["coupling"],
-            "field": attrs["field"],
-            "estimator": MaximumLikelihood(
-                pseudocount=None if attrs["pseudocount"] == "default" else attrs["pseudocount"],
-                max_iterations=int(attrs["max_iterations"]),
-            ),
+        common = {name: attrs[name] for name in ("chain", "coupling", "field")}
+        max_iterations = int(attrs["max_iterations"])
+        if not self.is_regressed:
+            given = attrs["pseudocount"]
+            estimator: Any = MaximumLikelihood(
+                pseudocount=None if given == "default" else given, max_iterations=max_iterations
+            )
+            return common | {"estimator": estimator}
+        l2 = None if attrs["prior"] == "default" else attrs["prior"]
+        is_pseudo = attrs["chain"] != "kinetic"
+        estimator = (Pseudolikelihood if is_pseudo else MaximumLikelihood)(
+            l2=l2 if l2 is None or l2 == "cv" else float(l2), max_iterations=max_iterations
+        )
+        return common | {
+            "reach": int(attrs["reach"]),
+            "decay": None if attrs["decay"] == "none" else attrs["decay"],
+            "position": _shape_of(attrs["position"]),
+            "estimator": estimator,
         }
 
-    def chain(self, layer: int, expert: int | None = None) -> IsingChain | PottsChain:
+    @property
+    def is_regressed(self) -> bool:
+        """Whether it was fitted token by token, and not to pair counts."""
+        return "prior" in self.data.attrs
+
+    def regression(self) -> Regression:
+        """The kind of chain, for a fit that was fitted token by token."""
+        attrs, settings = self.data.attrs, self.settings
+        parts = () if attrs["field"] == "none" else tuple(attrs["field"].split("+"))
+        shape = settings["position"]
+        return Regression(
+            attrs["chain"],
+            attrs["coupling"],
+            tuple(part for part in FIELD_PARTS if part in parts),
+            int(attrs["reach"]) if attrs["coupling"] != "none" else 0,
+            settings["decay"],
+            Cosines(0) if shape is None or shape == "cv" else shape,
+            settings["estimator"].l2,
+            settings["estimator"].max_iterations,
+            int(attrs["num_experts"]),
+            1 if attrs["chain"] == "potts" else int(attrs["top_k"]),
+        )
+
+    def chain(
+        self, layer: int, expert: int | None = None
+    ) -> IsingChain | PottsChain | KineticChain:
         """The fitted infinite chain of a layer.
 
-        Cut to a finite length it should be periodic: the zero-sum gauge leaves a ring as it
-        was, but not the ends of an open chain.
+        An equilibrium chain cut to a finite length should be periodic: the zero-sum gauge
+        leaves a ring as it was, but not the ends of an open chain. Changes of the field over
+        the text and between sequences are left out.
 
         Parameters
         ----------
         layer : int
             The model's own number.
         expert : int, optional
-            Which of the Ising chains; not for Potts.
+            Which of the Ising chains; not for the others.
 
         Returns
         -------
-        PottsChain or IsingChain
+        KineticChain, PottsChain or IsingChain
 
         Raises
         ------
@@ -103,18 +141,22 @@ class Fit:
         known = self.data["layer"].values.tolist()
         if layer not in known:
             raise ValueError(f"layer: expected one of {known}, got {layer}")
-        row = self.data.sel(layer=layer)
-        if self.data.attrs["chain"] == "potts":
-            if expert is not None:
-                raise ValueError(f"expert: a Potts chain holds all experts, got {expert}")
-            return PottsChain(J=row["J"].values, h=row["h"].values)
+        row, name = self.data.sel(layer=layer), self.data.attrs["chain"]
+        J, h = row["J"].values, row["h"].values
+        if name != "ising" and expert is not None:
+            raise ValueError(f"expert: a {name} chain holds all experts, got {expert}")
+        top_k = int(self.data.attrs["top_k"])
+        if name == "kinetic":
+            return KineticChain(J=J, h=h, top_k=top_k)
+        if name in ("potts", "topk"):
+            return PottsChain(J=J, h=h, top_k=1 if name == "potts" else top_k)
         n_experts = self.data.sizes["expert"]
         if expert is None or not 0 <= expert < n_experts:
             raise ValueError(
                 f"expert: each expert has its own Ising chain; expected 0..{n_experts - 1}, "
                 f"got {expert}"
             )
-        return IsingChain(J=float(row["J"][expert]), h=float(row["h"][expert]))
+        return IsingChain(J=float(J[expert]), h=float(h[expert]))
 
     def log_weight(self) -> Array:
         """Logarithms of the transfer matrices.
@@ -154,18 +196,34 @@ class Fit:
 
     def __str__(self) -> str:
         data = self.data
+        lengths = [number(v, 2) for v in self.layer_length()]
+        if "correlation_length_error" in data:
+            lengths = with_errors(
+                data["correlation_length"].values, data["correlation_length_error"].values, 2
+            )
         columns = {
             "layer": data["layer"].values,
             "self-coupling J": with_errors(
                 data["self_coupling"].values, data["self_coupling_error"].values
             ),
             "spread of J": [number(v) for v in data["J_spread"].values],
-            "ξ chain": [number(v, 2) for v in self.layer_length()],
+            "ξ chain": lengths,
             "bits/token": [number(v) for v in data["bits_per_token"].values],
             "load only": [number(v) for v in data["bits_load"].values],
             "uniform": [number(v) for v in data["bits_uniform"].values],
         }
-        note = "J at T = 1, zero-sum gauge, ± standard error; ξ in tokens; bits in sample"
+        if "sequence_spread" in data:
+            columns["spread between texts"] = with_errors(
+                data["sequence_spread"].values, data["sequence_spread_error"].values
+            )
+        if "decay_parameter" in data:
+            columns[data.attrs["decay"]] = with_errors(
+                data["decay_parameter"].values, data["decay_parameter_error"].values
+            )
+        note = (
+            f"J at T = 1, zero-sum gauge, ± standard error ({data.attrs['uncertainty']}); ξ in "
+            "tokens; bits in sample"
+        )
         if data.attrs["chain"] == "ising":
             note += "; ξ of the slowest expert; bits summed over the experts' chains"
         return render(*report(self.title(), columns, [note]))
@@ -197,3 +255,11 @@ def open_fit(path: str | os.PathLike[str]) -> Fit:
         remedy="make a fit with `isingmoe fit`",
     )
     return Fit(data)
+
+
+def _shape_of(text: str) -> Blocks | Cosines | str | None:
+    """How a field changes over the text, from an attribute."""
+    if text in ("none", "cv"):
+        return None if text == "none" else "cv"
+    name, n = text.split(":")
+    return (Blocks if name == "blocks" else Cosines)(int(n))

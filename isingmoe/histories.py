@@ -1,8 +1,9 @@
-"""One layer of a trace as a regression problem: sets of experts, and what came before them."""
+"""One layer of a trace as a regression problem: sets of experts, and what they depend on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -10,36 +11,70 @@ from numpy.typing import NDArray
 
 from isingmoe.traces import trace_name
 
-__all__ = ["Histories", "histories"]
+__all__ = ["Grouping", "Histories", "by_sequence", "histories", "last_position", "runs"]
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Something that tokens have in common, and a random field for each value of it.
+
+    Attributes
+    ----------
+    index : int ndarray (sequence, position)
+        Which of the values a token has; `size` where it has none that counts.
+    size : int
+    """
+
+    index: NDArray[np.int32]
+    size: int
+
+
+def by_sequence(traces: xr.Dataset) -> Grouping:
+    """Every sequence for itself."""
+    n, longest = traces.sizes["sequence"], traces.sizes["position"]
+    return Grouping(np.repeat(np.arange(n, dtype=np.int32)[:, None], longest, 1), n)
 
 
 @dataclass(frozen=True)
 class Histories:
     """Tokens that are predicted, with what their log-weights depend on.
 
-    A table of log-weights (row, expert) holds, one after the other, a row for every expert
-    at each distance before a token, one for every block of positions, and one for every
-    sequence if asked for.
+    A table of log-weights (row, expert) holds, one after the other: a row for every expert
+    at each distance before a token; where both sides count, as many for those after it; one
+    for every block of positions; one for every value of each grouping; and a last one, zero,
+    for tokens of which a grouping says nothing.
 
     Attributes
     ----------
     sets : int16 ndarray (token, rank)
-        Experts of each token.
+        Experts of each token, rising.
     features : int32 ndarray (token, feature)
-        Rows of the table that act on it, rising.
+        Rows of the table that act on it.
+    strength : float64 ndarray (feature,)
+        What each of them is multiplied with.
     sequence : int32 ndarray (token,)
         Index of the sequence it is in, rising.
-    n_experts, reach, n_blocks, n_sequences : int
-        The layout of the table; no sequence has a row where `n_sequences` is 0.
+    n_experts : int
+    n_distances : int
+        Distances with couplings of their own.
+    both_sides : bool
+        Whether tokens after one act on it too.
+    n_blocks : int
+    groups : tuple of int
+        Number of values of each grouping.
     """
 
     sets: NDArray[np.int16]
     features: NDArray[np.int32]
+    strength: Array
     sequence: NDArray[np.int32]
     n_experts: int
-    reach: int
+    n_distances: int
+    both_sides: bool
     n_blocks: int
-    n_sequences: int = 0
+    groups: tuple[int, ...] = ()
 
     @property
     def top_k(self) -> int:
@@ -49,24 +84,32 @@ class Histories:
     @property
     def n_couplings(self) -> int:
         """Rows of the table that are couplings."""
-        return self.reach * self.n_experts
+        return (1 + self.both_sides) * self.n_distances * self.n_experts
+
+    @property
+    def n_fixed(self) -> int:
+        """Rows of the table before those of the groupings."""
+        return self.n_couplings + self.n_blocks
 
     @property
     def n_rows(self) -> int:
-        """Rows of the table."""
-        return self.n_couplings + self.n_blocks + self.n_sequences
+        """Rows of the table without the last one."""
+        return self.n_fixed + sum(self.groups)
 
-    def of(self, chosen: NDArray[np.bool_]) -> Histories:
-        """Some of the tokens."""
-        return Histories(
-            self.sets[chosen],
-            self.features[chosen],
-            self.sequence[chosen],
-            self.n_experts,
-            self.reach,
-            self.n_blocks,
-            self.n_sequences,
+    def of(self, chosen: NDArray) -> Histories:
+        """Some of the tokens, by a mask or by their places."""
+        return replace(
+            self,
+            sets=self.sets[chosen],
+            features=self.features[chosen],
+            sequence=self.sequence[chosen],
         )
+
+    def group_of(self, which: int) -> NDArray[np.int32]:
+        """Value that each token has of a grouping; the number of values for none."""
+        first = self.n_fixed + sum(self.groups[:which])
+        column = self.features[:, len(self.strength) - len(self.groups) + which]
+        return np.minimum(column - first, self.groups[which]).astype(np.int32)
 
 
 def histories(
@@ -74,11 +117,15 @@ def histories(
     place: int,
     reach: int,
     *,
+    decay: Array | None = None,
+    both_sides: bool = False,
     n_blocks: int = 1,
-    by_sequence: bool = False,
+    groupings: Sequence[Grouping] = (),
     n_before: int | None = None,
+    reverse: bool = False,
+    longest: int | None = None,
 ) -> Histories:
-    """Tokens of a layer by its place, each with those before it.
+    """Tokens of a layer by its place, each with those near it.
 
     Parameters
     ----------
@@ -86,13 +133,21 @@ def histories(
     place : int
     reach : int
         Distances at which experts are coupled; 0 for none.
+    decay : ndarray (reach,), optional
+        Strength at each distance of one coupling matrix for all; by default each distance
+        has its own.
+    both_sides : bool
+        Whether the tokens after one act on it as well as those before.
     n_blocks : int
         Blocks of equal length that positions are divided into.
-    by_sequence : bool
-        Whether every sequence has a row of its own.
+    groupings : sequence of Grouping
     n_before : int, optional
         Tokens that must have been recorded before one that is predicted; `reach` by
         default. Models of different reach predict the same tokens with one value for all.
+    reverse : bool
+        Read every sequence backwards. Positions stay those of the text.
+    longest : int, optional
+        Position at which the last block ends; by default that of the last token.
 
     Returns
     -------
@@ -114,10 +169,13 @@ def histories(
             f"others in layer {layer}; isingmoe.validate names the first"
         )
     known = (index >= 0).all(2) & (np.arange(index.shape[1]) < length[:, None])
+    sides = {-1: True, 1: both_sides}
+    if reverse:
+        sides = {1: True, -1: both_sides}
     predicted = known.copy()
-    for r in range(1, n_before + 1):
-        predicted[:, :r] = False
-        predicted[:, r:] &= known[:, :-r]
+    for side, counts in sides.items():
+        for r in range(1, n_before + 1) if counts else ():
+            predicted &= _shifted(known, side * r)
     sequence, position = np.nonzero(predicted)
     if not len(sequence):
         raise ValueError(
@@ -125,22 +183,63 @@ def histories(
             f"some sequence of layer {layer}, got none; use a smaller reach or longer sequences"
         )
     top_k = index.shape[2]
-    features = np.empty((len(sequence), reach * top_k + 1 + by_sequence), np.int32)
-    for r in range(1, reach + 1):
-        before = np.sort(index[sequence, position - r], 1)
-        features[:, (r - 1) * top_k : r * top_k] = before + (r - 1) * n_experts
-    start = traces["start_position"].values if "start_position" in traces else np.zeros_like(length)
-    at = position + start[sequence]
-    block = at.astype(np.int64) * n_blocks // int((start + length).max())
-    features[:, reach * top_k] = reach * n_experts + block
-    if by_sequence:
-        features[:, -1] = reach * n_experts + n_blocks + sequence
+    n_distances = reach if decay is None else min(reach, 1)
+    columns, strength, first = [], [], 0
+    for side in [side for side, counts in sides.items() if counts]:
+        for r in range(1, reach + 1):
+            row = first + (r - 1 if decay is None else 0) * n_experts
+            columns.append(np.sort(index[sequence, position + side * r], 1).astype(np.int32) + row)
+            strength.append(np.full(top_k, 1.0 if decay is None else decay[r - 1]))
+        first += n_distances * n_experts
+    at = position + _starts(traces)[sequence]
+    end = last_position(traces) if longest is None else longest
+    block = np.minimum(at * n_blocks // end, n_blocks - 1)
+    columns.append((first + block).astype(np.int32)[:, None])
+    first += n_blocks
+    last = first + sum(grouping.size for grouping in groupings)
+    for grouping in groupings:
+        value = grouping.index[sequence, position]
+        row = np.where(value < grouping.size, first + value, last)
+        columns.append(row.astype(np.int32)[:, None])
+        first += grouping.size
+    strength.append(np.ones(1 + len(groupings)))
     return Histories(
         np.sort(index[sequence, position], 1),
-        features,
+        np.concatenate(columns, 1),
+        np.concatenate(strength),
         sequence.astype(np.int32),
         n_experts,
-        reach,
+        n_distances,
+        both_sides,
         n_blocks,
-        len(length) if by_sequence else 0,
+        tuple(grouping.size for grouping in groupings),
     )
+
+
+def last_position(traces: xr.Dataset) -> int:
+    """Where the last token of the longest text ends, counted from the text's start."""
+    return max(int((_starts(traces) + traces["length"].values).max(initial=0)), 1)
+
+
+def _starts(traces: xr.Dataset) -> NDArray[np.int64]:
+    """Position in its text of the first token of every sequence."""
+    if "start_position" in traces:
+        return traces["start_position"].values.astype(np.int64)
+    return np.zeros(traces.sizes["sequence"], np.int64)
+
+
+def _shifted(known: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+    """Whether the token so many places on is known."""
+    result = np.zeros_like(known)
+    if abs(by) < known.shape[1]:
+        if by < 0:
+            result[:, -by:] = known[:, :by]
+        else:
+            result[:, :-by] = known[:, by:]
+    return result
+
+
+def runs(sequence: NDArray[np.int32]) -> list[tuple[int, int]]:
+    """Where the tokens of each sequence begin and end."""
+    edges = np.flatnonzero(np.diff(sequence)) + 1
+    return list(zip(np.r_[0, edges].tolist(), np.r_[edges, len(sequence)].tolist(), strict=True))

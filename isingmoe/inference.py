@@ -8,32 +8,27 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
-from scipy.special import xlogy
 
 from isingmoe import _provenance
 from isingmoe._text import about
-from isingmoe.errors import ConvergenceError, ShortTraceWarning
+from isingmoe.errors import ConvergenceError, DegenerateTraceWarning, ShortTraceWarning
+from isingmoe.estimators import MaximumLikelihood, Pseudolikelihood
 from isingmoe.fitted import CONVENTIONS, Fit
-from isingmoe.likelihood import (
-    Counts,
-    Family,
-    MaximumLikelihood,
-    check_counts,
-    family_of,
-    log_likelihood,
-    pair_counts,
-    token_pairs,
-)
-from isingmoe.stationary import length_of_gap, markov_chain, second_modulus
+from isingmoe.folds import folds_of, ratio_error
+from isingmoe.histories import last_position
+from isingmoe.kinds import Settings
+from isingmoe.positions import Shape
+from isingmoe.scoring import score
 from isingmoe.traces import Track, each_layer, trace_name
 
 __all__ = ["cross_validate", "fit", "score"]
 
-# Fewer pairs than this for a parameter, and standard errors are no longer Gaussian.
+# Fewer tokens than this for a parameter, and standard errors are no longer Gaussian.
 _PAIRS_PER_PARAMETER = 5
+# Fewer sequences than this, and the spread between them is not known.
+_FEW_SEQUENCES = 10
 
-Array = NDArray[np.floating]
+Estimator = MaximumLikelihood | Pseudolikelihood
 
 
 def fit(
@@ -42,7 +37,13 @@ def fit(
     chain: str | None = None,
     coupling: str | None = None,
     field: str = "expert",
-    estimator: MaximumLikelihood | None = None,
+    reach: int = 1,
+    decay: str | None = None,
+    position: Shape | str | None = None,
+    estimator: Estimator | None = None,
+    uncertainty: str | None = None,
+    n_resamples: int = 100,
+    seed: int = 0,
     track: Track | None = None,
 ) -> Fit:
     """Fit a chain to every layer of a trace.
@@ -51,16 +52,39 @@ def fit(
     ----------
     traces : Dataset
         From `open_traces`; `traces.sel(layer=[7])` for some layers.
-    chain : {"potts", "ising"}, optional
-        potts: the primary expert, one chain of q = E states for a layer. ising: each
-        expert on or off, E chains of spins. By default potts where the trace is ranked.
+    chain : {"kinetic", "potts", "ising", "topk"}, optional
+        kinetic: the set of experts of a token given the sets before it. potts: the primary
+        expert, one chain of q = E states for a layer. ising: each expert on or off, E chains
+        of spins. topk: the equilibrium chain of sets, by `Pseudolikelihood`. By default
+        kinetic where a token has several experts, and potts where it has one.
     coupling : {"none", "uniform", "diagonal", "symmetric", "full"}, optional
-        Of neighbouring states: J delta_ab; J_a delta_ab; any symmetric J; any J. The
-        default is full for potts, and diagonal (each expert its own J) for ising, which
-        has no more.
-    field : {"none", "expert"}
-        Whether experts differ in their field.
-    estimator : MaximumLikelihood, optional
+        Of the states at each distance: J delta_ab; J_a delta_ab; any symmetric J; any J. The
+        default is full, and diagonal (each expert its own J) for ising, which has no more.
+    field : str
+        "none"; "expert": experts differ in their field; "position": it changes along the
+        text too; "sequence": and each sequence adds a random field of its own, the variance
+        of which is fitted. "position+sequence" is the sum. Potts and Ising chains have the
+        first two.
+    reach : int
+        Largest distance with a coupling; more than 1 for kinetic chains, and by
+        `Pseudolikelihood`.
+    decay : {"power-law", "exponential"}, optional
+        One coupling for all distances, times r^-alpha or exp(-(r - 1) / length), the
+        parameter of which is fitted. By default each distance has a coupling of its own.
+    position : Blocks, Cosines or "cv", optional
+        How a field changes along the text: `Cosines(4)` by default; "cv" takes the number of
+        cosines (0 to 16) of the best held-out score.
+    estimator : MaximumLikelihood or Pseudolikelihood, optional
+    uncertainty : {"sandwich", "information", "bootstrap", "none"}, optional
+        What standard errors are taken from. sandwich: the scores of whole sequences between
+        two inverses of the information, right whatever the model leaves out of a text.
+        information: the observed information, as if the model were right. bootstrap: fits to
+        sequences drawn with replacement. The first is the default, and potts and ising chains
+        of largest likelihood have the second.
+    n_resamples : int
+        Resamples of the bootstrap.
+    seed : int
+        Of the bootstrap, of the folds, and of the run that a correlation length is taken from.
     track : callable, optional
         Wraps the iteration over layers, for a progress bar.
 
@@ -73,143 +97,83 @@ def fit(
     TraceSchemaError
         If the Dataset is not a trace.
     ValueError
-        If an argument is unknown, there is no pair of tokens, or all tokens of a layer go
-        to one expert.
+        If an argument is unknown or does not go with the others, no tokens are neighbours,
+        or all tokens of a layer go to the same experts.
     ConvergenceError
         If a fit without a closed form did not converge; the error carries it.
 
     Warns
     -----
     ShortTraceWarning
-        If there are fewer than 5 pairs of tokens for a parameter.
+        If there are fewer than 5 tokens for a parameter, or too few sequences for a sandwich.
+    DegenerateTraceWarning
+        If an expert is never chosen, or always.
 
     References
     ----------
     T. W. Anderson and L. A. Goodman, Ann. Math. Stat. 28, 89 (1957); H. C. Nguyen,
-    R. Zecchina and J. Berg, Adv. Phys. 66, 197 (2017).
+    R. Zecchina and J. Berg, Adv. Phys. 66, 197 (2017); Y. Roudi and J. Hertz, Phys. Rev.
+    Lett. 106, 048702 (2011).
 
     Examples
     --------
     >>> import isingmoe as im
-    >>> fit = im.fit(im.example_traces(), coupling="uniform")
+    >>> fit = im.fit(im.example_traces(), chain="potts", coupling="uniform")
     >>> bool(fit.data.converged.all())
     True
     """
-    family = family_of(traces, chain, coupling, field, estimator)
+    settings = Settings(
+        chain=chain,
+        coupling=coupling,
+        field=field,
+        reach=reach,
+        decay=decay,
+        position=position,
+        estimator=estimator,
+        uncertainty=uncertainty,
+    )
+    kind = settings.kind(traces, n_resamples=n_resamples, seed=seed)
     rows, seen = [], hashlib.sha256()
     for place in each_layer(traces, track):
-        counts = pair_counts(traces, place, family.chain)
-        check_counts(traces, place, counts, family.chain)
-        seen.update(counts.tobytes())
-        rows.append(_layer_results(counts, family))
-    padding = family.estimator.pseudocount
-    arguments = {
-        "chain": family.chain,
-        "coupling": family.coupling,
-        "field": family.field,
-        "pseudocount": "default" if padding is None else float(padding),
-        "max_iterations": family.estimator.max_iterations,
-    }
+        row, data = kind.layer(traces, place)
+        seen.update(data)
+        rows.append(row)
+    arguments = kind.arguments()
     variables: dict[str, Any] = {
         name: (dims, np.array([row[name] for row in rows]), attributes)
-        for name, (dims, attributes) in _results_of(family.chain).items()
+        for name, (dims, attributes) in kind.declared().items()
     }
     free = about("free parameters of a layer")
+    n_experts = int(traces.attrs["num_experts"])
     data = xr.Dataset(
-        variables | {"n_parameters": ((), family.n_parameters, free)},
-        coords={"layer": traces["layer"], "expert": np.arange(family.n_experts)},
+        variables | {"n_parameters": ((), kind.n_parameters, free)},
+        coords={
+            "layer": traces["layer"],
+            "expert": np.arange(n_experts),
+            **kind.coordinates(traces),
+        },
         attrs={
             "conventions": CONVENTIONS,
             **arguments,
             **{name: traces.attrs[name] for name in ("model", "num_experts", "top_k")},
-            "pair_counts_sha256": seen.hexdigest(),
-            "provenance": _provenance.record("fit", arguments, inputs=_provenance.describe(traces)),
+            "last_position": last_position(traces),
+            "data_sha256": seen.hexdigest(),
+            "provenance": _provenance.record(
+                "fit", arguments, inputs=_provenance.describe(traces), seed=seed
+            ),
         },
     )
     result = Fit(data)
-    _judge(result, trace_name(traces))
+    _judge(result, kind, traces)
     return result
 
 
-def _layer_results(counts: Counts, family: Family) -> dict[str, Any]:
-    known = family.estimate(counts)
-    n_pairs = token_pairs(counts)
-    bits = n_pairs * np.log(2)
-    stationary, length = _stationary(known.transition)
-    if family.chain == "potts":
-        marginal, uniform = stationary, np.log2(family.n_experts)
-    else:
-        marginal, uniform = stationary[:, 1], _uniform_on_off(counts)
-    value = log_likelihood(counts, known.transition)
-    return {
-        "J": known.J,
-        "J_error": known.J_error,
-        "h": known.h,
-        "h_error": known.h_error,
-        "self_coupling": known.self_coupling,
-        "self_coupling_error": known.self_coupling_error,
-        "J_spread": known.J.std(),
-        "correlation_length": length,
-        "marginal": marginal,
-        "log_likelihood": value,
-        "bits_per_token": -value / bits,
-        "bits_load": -log_likelihood(counts, family.load_only().estimate(counts).transition) / bits,
-        "bits_uniform": uniform,
-        "n_pairs": n_pairs,
-        "pseudocount": known.pseudocount,
-        "converged": np.int8(known.converged),
-    }
-
-
-def _uniform_on_off(counts: Counts) -> float:
-    """Bits per token of experts that are all on with the same rate, each for itself."""
-    entering = counts.sum((0, 1))
-    rate = entering / entering.sum()
-    return float(-len(counts) * xlogy(rate, rate).sum() / np.log(2))
-
-
-def _stationary(transition: Array) -> tuple[Array, Array]:
-    """Stationary law and correlation length of transition matrices (..., q, q)."""
-    q = transition.shape[-1]
-    stationary = markov_chain(np.log(transition))[2]
-    return stationary, length_of_gap(1 - second_modulus(transition, stationary), q)
-
-
-def _results_of(chain: str) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]:
-    """Dims, long name and units of every variable of a fit."""
-    layer, expert = ("layer",), ("layer", "expert")
-    matrix = (*expert, "next_expert") if chain == "potts" else expert
-    length = layer if chain == "potts" else expert
-    declared = {
-        "J": (matrix, "coupling at T = 1, zero-sum gauge", "1"),
-        "J_error": (matrix, "standard error of the coupling", "1"),
-        "h": (expert, "field at T = 1, zero-sum gauge", "1"),
-        "h_error": (expert, "standard error of the field", "1"),
-        "self_coupling": (layer, "load-weighted mean coupling of an expert to itself", "1"),
-        "self_coupling_error": (layer, "standard error of the self-coupling", "1"),
-        "J_spread": (layer, "standard deviation of the elements of J", "1"),
-        "correlation_length": (length, "correlation length of the chain", "token"),
-        "marginal": (expert, "probability of the expert in the chain", "1"),
-        "log_likelihood": (layer, "log-likelihood given the first tokens", "nat"),
-        "bits_per_token": (layer, "bits per token of the chain, in sample", "bit/token"),
-        "bits_load": (layer, "bits per token of the load alone, in sample", "bit/token"),
-        "bits_uniform": (layer, "bits per token of a uniform router", "bit/token"),
-        "n_pairs": (layer, "pairs of neighbouring tokens", "1"),
-        "pseudocount": (layer, "pseudocount, on average over the pairs", "1"),
-        "converged": (layer, "1 where the gradient vanished", "1"),
-    }
-    return {
-        name: (dims, about(long_name, units)) for name, (dims, long_name, units) in declared.items()
-    }
-
-
-def _judge(result: Fit, name: str) -> None:
-    """Complain of layers that did not converge or have too few tokens."""
-    data = result.data
-    free, fewest = int(data["n_parameters"]), int(data["n_pairs"].values.min())
-    if data.attrs["chain"] == "ising":
-        # Every expert's chain is fitted to all pairs.
-        free = -(-free // data.sizes["expert"])
+def _judge(result: Fit, kind: Any, traces: xr.Dataset) -> None:
+    """Complain of layers that did not converge, have too few tokens or idle experts."""
+    data, name = result.data, trace_name(traces)
+    fewest = int(data["n_pairs"].values.min())
+    # Every Ising expert's chain is fitted to all pairs.
+    free = -(-kind.n_parameters // kind.n_fitted_apart)
     if fewest < _PAIRS_PER_PARAMETER * free:
         warnings.warn(
             f"{name}: {fewest} pairs of tokens for {free} parameters: the standard errors are "
@@ -217,61 +181,29 @@ def _judge(result: Fit, name: str) -> None:
             ShortTraceWarning,
             stacklevel=3,
         )
+    n_sequences = traces.sizes["sequence"]
+    if data.attrs["uncertainty"] in ("sandwich", "bootstrap") and n_sequences < _FEW_SEQUENCES:
+        warnings.warn(
+            f"{name}: {data.attrs['uncertainty']} errors compare sequences, and there "
+            f"{'is one' if n_sequences == 1 else f'are {n_sequences}'}: "
+            f"{'they are not known' if n_sequences == 1 else 'they are rough'}; use "
+            "uncertainty='information', or more sequences",
+            ShortTraceWarning,
+            stacklevel=3,
+        )
+    for what, experts in kind.idle(traces):
+        warnings.warn(
+            f"{name}: {what}: {experts}; their couplings and fields are those of the prior",
+            DegenerateTraceWarning,
+            stacklevel=3,
+        )
     if not data["converged"].values.all():
         layers = data["layer"].values[data["converged"].values == 0].tolist()
         raise ConvergenceError(
             f"{name}: no convergence in layers {layers} after "
-            f"{data.attrs['max_iterations']} iterations; raise max_iterations or pseudocount",
+            f"{data.attrs['max_iterations']} iterations; raise max_iterations, pseudocount or l2",
             result,
         )
-
-
-def score(fit: Fit, traces: xr.Dataset) -> tuple[xr.Dataset, bool]:
-    """Bits per token of fitted chains on traces, as they are.
-
-    Parameters
-    ----------
-    fit : Fit
-    traces : Dataset
-        With the layers of the fit, in their order.
-
-    Returns
-    -------
-    Dataset
-        Per layer `bits_per_token` of the chain, `bits_load` of independent tokens with the
-        chain's own load, and `n_pairs`.
-    bool
-        Whether these are the pairs that the chains were fitted to.
-    """
-    data, chain = fit.data, fit.data.attrs["chain"]
-    log_weight = fit.log_weight()
-    _, transition, stationary = markov_chain(log_weight)
-    seen, rows = hashlib.sha256(), []
-    for place in range(traces.sizes["layer"]):
-        counts = pair_counts(traces, place, chain)
-        check_counts(traces, place, counts, chain)
-        seen.update(counts.tobytes())
-        n_pairs = token_pairs(counts)
-        bits = n_pairs * np.log(2)
-        chained = log_likelihood(counts, transition[place])
-        alone = log_likelihood(counts, stationary[place][..., None, :])
-        rows.append((-chained / bits, -alone / bits, n_pairs))
-    names = ("bits_per_token", "bits_load", "n_pairs")
-    attributes = (
-        about("bits per token of the chain on these traces", "bit/token"),
-        about("bits per token of the chain's load alone on these traces", "bit/token"),
-        about("pairs of neighbouring tokens"),
-    )
-    scored = xr.Dataset(
-        {
-            name: ("layer", np.array(column), attribute)
-            for name, column, attribute in zip(
-                names, zip(*rows, strict=True), attributes, strict=True
-            )
-        },
-        coords={"layer": data["layer"]},
-    )
-    return scored, seen.hexdigest() == data.attrs["pair_counts_sha256"]
 
 
 def cross_validate(
@@ -280,7 +212,10 @@ def cross_validate(
     chain: str | None = None,
     coupling: str | None = None,
     field: str = "expert",
-    estimator: MaximumLikelihood | None = None,
+    reach: int = 1,
+    decay: str | None = None,
+    position: Shape | str | None = None,
+    estimator: Estimator | None = None,
     n_folds: int = 5,
     seed: int = 0,
     track: Track | None = None,
@@ -290,7 +225,7 @@ def cross_validate(
     Parameters
     ----------
     traces : Dataset
-    chain, coupling, field, estimator
+    chain, coupling, field, reach, decay, position, estimator
         As for `fit`.
     n_folds : int
         Folds of the sequences; at most as many as there are sequences.
@@ -303,7 +238,10 @@ def cross_validate(
     -------
     Dataset
         Per layer `held_out_bits` of the chain and `held_out_bits_load` of independent
-        tokens with the same load, in bits per predicted token.
+        tokens with the same load, in bits per predicted token, and
+        `held_out_gain_error`, the standard error of their difference: by the spread of the
+        sequences, or of the folds for chains that are fitted to pair counts. The field of a
+        held-out sequence is learnt from its own tokens as they come.
 
     Raises
     ------
@@ -312,52 +250,47 @@ def cross_validate(
     ConvergenceError
         If the fit to the other folds did not converge; it carries none.
     """
-    family = family_of(traces, chain, coupling, field, estimator)
-    n_sequences = traces.sizes["sequence"]
-    if n_sequences < 2 or n_folds < 2:
-        raise ValueError(
-            f"{trace_name(traces)}: n_folds: expected at least two sequences and two folds, got "
-            f"{n_sequences} and {n_folds}; a sequence must be held out"
-        )
-    order = np.random.default_rng(seed).permutation(n_sequences)
-    folds = [np.sort(part) for part in np.array_split(order, min(n_folds, n_sequences))]
-    scores, converged = np.zeros((traces.sizes["layer"], 2)), True
+    settings = Settings(
+        chain=chain,
+        coupling=coupling,
+        field=field,
+        reach=reach,
+        decay=decay,
+        position=position,
+        estimator=estimator,
+    )
+    kind = settings.kind(traces, seed=seed)
+    folds = folds_of(traces, n_folds, seed)
+    scores, converged = np.zeros((traces.sizes["layer"], 3)), True
     for place in each_layer(traces, track):
-        counts = [pair_counts(traces, place, family.chain, fold) for fold in folds]
-        total = np.sum(counts, axis=0)
-        check_counts(traces, place, total, family.chain)
-        for held_out in counts:
-            for column, model in enumerate((family, family.load_only())):
-                known = model.estimate(total - held_out)
-                converged = converged and known.converged
-                scores[place, column] -= log_likelihood(held_out, known.transition)
-        scores[place] /= token_pairs(total) * np.log(2)
+        chained, alone, n_tokens, known = kind.held_out(traces, place, folds)
+        converged = converged and known
+        scores[place, 0] = -chained.sum() / n_tokens.sum()
+        scores[place, 1] = -alone.sum() / n_tokens.sum()
+        scores[place, 2] = ratio_error(chained - alone, n_tokens)
+    scores /= np.log(2)
+    arguments = kind.arguments()
     if not converged:
         raise ConvergenceError(
             f"{trace_name(traces)}: no convergence of a fold after "
-            f"{family.estimator.max_iterations} iterations; raise max_iterations or pseudocount",
+            f"{arguments['max_iterations']} iterations; raise max_iterations, pseudocount or l2",
             None,
         )
-    names = {"held_out_bits": "the chain", "held_out_bits_load": "the load"}
+    names = {
+        "held_out_bits": "bits per token of the chain on held-out sequences",
+        "held_out_bits_load": "bits per token of the load on held-out sequences",
+        "held_out_gain_error": "standard error of the difference between the two",
+    }
     return xr.Dataset(
         {
-            name: (
-                "layer",
-                scores[:, column],
-                about(f"bits per token of {what} on held-out sequences", "bit/token"),
-            )
-            for column, (name, what) in enumerate(names.items())
+            name: ("layer", scores[:, column], about(meaning, "bit/token"))
+            for column, (name, meaning) in enumerate(names.items())
         },
         coords={"layer": traces["layer"]},
         attrs={
             "provenance": _provenance.record(
                 "cross_validate",
-                {
-                    "chain": family.chain,
-                    "coupling": family.coupling,
-                    "field": family.field,
-                    "n_folds": len(folds),
-                },
+                {**arguments, "n_folds": len(folds)},
                 inputs=_provenance.describe(traces),
                 seed=seed,
             )

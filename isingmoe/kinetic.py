@@ -1,35 +1,75 @@
-"""Exact maximum likelihood of a kinetic chain: sets of experts given the sets before."""
+"""Maximum of the likelihood of sets of experts given what they depend on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
-from scipy.sparse import csr_array
 
-from isingmoe._kernels.inclusion import choices, joint_inclusion
-from isingmoe._kernels.kinetic import information, log_likelihood
-from isingmoe.couplings import zero_sum
+from isingmoe._kernels.kinetic import covariances, log_likelihood
+from isingmoe.conditioning import Landscape, Precision
+from isingmoe.curvature import effective_fields
 from isingmoe.histories import Histories
 from isingmoe.parameters import Parameters
 
-__all__ = ["Maximum", "maximise", "observed_information", "sequence_scores"]
+__all__ = [
+    "Maximum",
+    "Prior",
+    "conditional_field",
+    "full_table",
+    "maximise",
+    "value_and_slope",
+]
 
 Array = NDArray[np.floating]
 
-# Iterations between two evaluations of the curvature.
+# Iterations between two looks at the curvature and the prior.
 _ROUND = 12
-# Twice what is left to gain, in nats, where one Newton step will do, and after it.
-_CLOSE = 1e-3
-_CONVERGED = 1e-9
-_LOAD_STEPS = 100
-# Added to every expert's count: the field of one that never fires stays finite.
-_LEAST_COUNT = 0.5
+# Twice what is left to gain, in nats, where the prior is judged and the maximum is reached.
+_CLOSE, _CONVERGED = 0.1, 1e-4
+# Values of a grouping for which the posterior covariances are computed exactly.
+_FEW_VALUES = 2000
+# Largest relative change of a precision that is left alone.
+_SETTLED = 0.2
+_WEAKEST, _STRONGEST = 1e-3, 1e6
+# Newton steps for the field of a load, and how near its rates come.
+_LOAD_STEPS, _RATE_TOLERANCE = 100, 1e-12
+# Of the field of an expert: one that never fires has a finite field.
+_FIELD_PRECISION = 1e-2
+
+
+@dataclass(frozen=True)
+class Prior:
+    """How strongly parameters are drawn to zero.
+
+    Attributes
+    ----------
+    coupling : float or None
+        Precision of the elements of the couplings; None lets the data choose one for each
+        distance, by maximum evidence. Zero is the bare likelihood.
+    position : float or None
+        Precision of changes of the field over the text.
+    groups : tuple of float or None
+        Precision of the random fields of each grouping.
+    """
+
+    coupling: float | None = None
+    position: float | None = None
+    groups: tuple[float | None, ...] = ()
+
+    def start(self, parameters: Parameters) -> Precision:
+        """Where to begin."""
+        first = 1.0 if self.coupling is None else self.coupling
+        return Precision(
+            np.full(parameters.n_distances, first),
+            0.0 if self.coupling == 0 else _FIELD_PRECISION,
+            1.0 if self.position is None else self.position,
+            tuple(1.0 if tau is None else tau for tau in self.groups),
+        )
 
 
 @dataclass(frozen=True)
@@ -39,36 +79,60 @@ class Maximum:
     Attributes
     ----------
     x : ndarray (parameter,)
+    fields : list of ndarray (value, expert)
+        Random fields of each grouping, which sum to zero.
     log_likelihood : float
         Without the penalty, in nats.
-    information : ndarray (parameter, parameter)
-        Minus the second derivatives of the penalised log-likelihood.
+    precision : Precision
+    determined : float
+        Effective number of parameters, random fields included.
+    gradient : ndarray (parameter,)
+        What is left of that of the penalised log-likelihood.
     converged : bool
     n_passes : int
         Evaluations of the likelihood and its gradient.
     """
 
     x: Array
+    fields: list[Array]
     log_likelihood: float
-    information: Array
+    precision: Precision
+    determined: float
+    gradient: Array
     converged: bool
-    n_passes: int
+    n_passes: int = field(compare=False)
+
+
+def full_table(parameters: Parameters, x: Array, fields: list[Array]) -> Array:
+    """Log-weights of all rows, with the last one, which is zero."""
+    last = np.zeros((1, parameters.n_experts))
+    return np.concatenate([parameters.table(x), *fields, last])
+
+
+def value_and_slope(problem: Histories, table: Array) -> tuple[Array, Array]:
+    """Log-likelihood of each token, and the gradient of their sum by the table."""
+    n_parts = 4 * numba.get_num_threads()
+    return log_likelihood(problem.sets, problem.features, problem.strength, table, n_parts)
 
 
 def maximise(
-    problem: Histories, parameters: Parameters, *, l2: float = 0.0, max_iterations: int = 200
+    problem: Histories,
+    parameters: Parameters,
+    prior: Prior | None = None,
+    *,
+    max_iterations: int = 200,
+    start: Maximum | None = None,
 ) -> Maximum:
-    """Fit a kinetic chain to a layer.
+    """Fit the couplings and fields of a layer.
 
     Parameters
     ----------
     problem : Histories
-        Without rows for sequences.
     parameters : Parameters
-    l2 : float
-        Of a penalty of l2 / 2 times the squares of all couplings in the zero-sum gauge, in
-        nats.
+    prior : Prior, optional
     max_iterations : int
+    start : Maximum, optional
+        That of a similar problem.
 
     Returns
     -------
@@ -77,153 +141,248 @@ def maximise(
     Notes
     -----
     The log-likelihood is concave. L-BFGS goes up in coordinates in which its curvature is
-    one: that at independent tokens at first, where all tokens have the same covariance of
-    experts, and then the exact one at the point reached. It ends with a Newton step.
+    about one, as if the experts of a token were drawn each for itself. Precisions that are
+    not given are moved towards maximum evidence after every round, gamma / (sum of squares)
+    with the effective number gamma of parameters (D. J. C. MacKay, Neural Comput. 4, 415
+    (1992)).
     """
-    n_parts = 4 * numba.get_num_threads()
-    field, covariance = _load(problem)
-    x = _start(parameters, field)
-    curvature = _curvature_at_load(problem, parameters, covariance, l2)
+    prior = Prior(groups=(None,) * len(problem.groups)) if prior is None else prior
+    point = _Point(parameters, np.zeros(parameters.n), [])
+    if start is None:
+        precision = prior.start(parameters)
+        none = [np.zeros((n, parameters.n_experts - 1)) for n in problem.groups]
+        point = _Point(parameters, _load(problem, parameters), none)
+    else:
+        precision = start.precision
+        point = _Point(parameters, start.x, _known(problem, parameters, start.fields))
+    is_settled = _is_given(prior, parameters)
+    landscape = Landscape(problem, parameters, point.table(), precision)
     n_passes = 0
-
-    def cost(x: Array) -> tuple[float, Array]:
-        nonlocal n_passes
-        n_passes += 1
-        values, slope = log_likelihood(problem.sets, problem.features, parameters.table(x), n_parts)
-        penalty, pull = _penalty(parameters, x, l2)
-        return penalty - values.sum(), pull - parameters.pulled(slope)
-
-    for _ in range(0, max_iterations, _ROUND):
-        x, value, gradient = _descended(cost, x, cholesky(curvature, lower=True))
-        curvature = observed_information(problem, parameters, x, l2)
-        step = np.linalg.solve(curvature, gradient)
-        if gradient @ step < _CLOSE:
-            x = x - step
+    while True:
+        objective = _Objective(problem, landscape, precision, point)
+        objective.descend(min(_ROUND, max_iterations - n_passes), is_settled)
+        point, gain = objective.best, objective.gain
+        n_passes += objective.n_passes
+        if (is_settled and gain < _CONVERGED) or n_passes >= max_iterations:
             break
-    value, gradient = cost(x)
-    converged = bool(gradient @ np.linalg.solve(curvature, gradient) < _CONVERGED)
-    log_likelihood_ = _penalty(parameters, x, l2)[0] - value
-    return Maximum(x, float(log_likelihood_), curvature, converged, n_passes)
+        if not is_settled:
+            gamma = _determined(prior, precision, landscape, point, problem, gain < _CLOSE)
+            updated = _more_evident(prior, precision, gamma, point)
+            is_settled = gain < _CLOSE and _is_near(precision, updated, gamma)
+            precision = updated
+        landscape = Landscape(problem, parameters, point.table(), precision)
+    coupling, position, groups = landscape.determined()
+    return Maximum(
+        point.x,
+        [u @ parameters.contrast.T for u in point.fields],
+        objective.best_likelihood,
+        precision,
+        parameters.n_field + float(coupling.sum()) + position + sum(groups),
+        -objective.best_slope,
+        gain < _CONVERGED,
+        n_passes,
+    )
 
 
-def _descended(
-    cost: Callable[[Array], tuple[float, Array]], x: Array, factor: Array
-) -> tuple[Array, float, Array]:
-    """Some steps of L-BFGS in coordinates given by a Cholesky factor; value and gradient."""
-    best: tuple[Array, float, Array] = (x, np.inf, x)
+@dataclass(frozen=True)
+class _Point:
+    parameters: Parameters
+    x: Array
+    fields: list[Array]
 
-    def whitened(z: Array) -> tuple[float, Array]:
-        nonlocal best
-        at = x + solve_triangular(factor, z, lower=True, trans=1)
-        value, gradient = cost(at)
-        if value < best[1]:
-            best = at, value, gradient
-        return value, solve_triangular(factor, gradient, lower=True)
-
-    options = {"maxcor": _ROUND, "maxiter": _ROUND, "gtol": np.sqrt(_CLOSE) / 10, "ftol": 0.0}
-    minimize(whitened, np.zeros(len(x)), jac=True, method="L-BFGS-B", options=options)
-    return best
+    def table(self) -> Array:
+        C = self.parameters.contrast
+        return full_table(self.parameters, self.x, [u @ C.T for u in self.fields])
 
 
-def observed_information(
-    problem: Histories, parameters: Parameters, x: Array, l2: float = 0.0
-) -> Array:
-    """Minus the second derivatives of the penalised log-likelihood, (parameter, parameter)."""
-    n_rows = parameters.reach * parameters.n_experts + parameters.n_blocks
-    curvature = information(problem.features, parameters.table(x), problem.top_k, n_rows)
-    _add_penalty(curvature, parameters, l2)
-    return parameters.pulled_curvature(curvature)
+class _Objective:
+    """Minus the penalised log-likelihood, in the coordinates of a landscape about a point."""
+
+    def __init__(
+        self,
+        problem: Histories,
+        landscape: Landscape,
+        precision: Precision,
+        point: _Point,
+    ) -> None:
+        self._problem, self._landscape = problem, landscape
+        self._precision, self._about = precision, point
+        self.n_passes = 0
+        self._best_value = np.inf
+        self.best, self.best_likelihood, self.best_slope = point, -np.inf, point.x
+        self.gain = np.inf
+
+    def __call__(self, z: Array) -> tuple[float, Array]:
+        self.n_passes += 1
+        p, precision = self._about.parameters, self._precision
+        dx, du = self._landscape.step(z)
+        fields = [u + d for u, d in zip(self._about.fields, du, strict=True)]
+        point = _Point(p, self._about.x + dx, fields)
+        values, slope = value_and_slope(self._problem, point.table())
+        pull = precision.pull(p, point.x)
+        penalty = float(pull @ point.x) + sum(
+            tau * float((u**2).sum()) for tau, u in zip(precision.groups, fields, strict=True)
+        )
+        by_x = pull - p.pulled(slope[: p.n_rows])
+        by_fields, row = [], p.n_rows
+        for tau, u in zip(precision.groups, fields, strict=True):
+            by_fields.append(tau * u - slope[row : row + len(u)] @ p.contrast)
+            row += len(u)
+        gradient = self._landscape.gradient(by_x, by_fields)
+        likelihood = float(values.sum())
+        value = penalty / 2 - likelihood
+        if value < self._best_value:
+            self._best_value, self.best = value, point
+            self.best_likelihood, self.best_slope = likelihood, by_x
+            self.gain = float(gradient @ gradient)
+        return value, gradient
+
+    def descend(self, n_iterations: int, last: bool) -> None:
+        """Some iterations of L-BFGS, or fewer where little is left to gain."""
+        enough = _CONVERGED if last else _CLOSE / 2
+
+        def stop(intermediate_result: Any) -> None:
+            if self.gain < enough:
+                raise StopIteration
+
+        options = {"maxcor": 12, "maxiter": max(n_iterations, 1), "gtol": 0.0, "ftol": 0.0}
+        minimize(
+            self,
+            np.zeros(self._landscape.size),
+            jac=True,
+            method="L-BFGS-B",
+            callback=stop,
+            options=options,
+        )
 
 
-def sequence_scores(problem: Histories, parameters: Parameters, x: Array) -> Array:
-    """Gradient of the log-likelihood of each sequence, (sequence, parameter)."""
-    table = parameters.table(x)
-    edges = np.flatnonzero(np.diff(problem.sequence)) + 1
-    rows = []
-    for start, stop in zip(np.r_[0, edges], np.r_[edges, len(problem.sequence)], strict=True):
-        _, slope = log_likelihood(problem.sets[start:stop], problem.features[start:stop], table, 1)
-        rows.append(parameters.pulled(slope))
-    return np.stack(rows)
+def _is_given(prior: Prior, parameters: Parameters) -> bool:
+    """Whether nothing is left for the data to choose."""
+    free = [
+        prior.coupling is None and parameters.n_couplings > 0,
+        prior.position is None and parameters.n > parameters.n_couplings + parameters.n_field,
+        *(tau is None for tau in prior.groups),
+    ]
+    return not any(free)
 
 
-def _load(problem: Histories) -> tuple[Array, Array]:
-    """Field of independent tokens with the observed load, and the covariance of experts."""
-    q, k = problem.n_experts, problem.top_k
-    counts = np.bincount(problem.sets.ravel(), minlength=q) + _LEAST_COUNT
-    rate = k * counts / counts.sum()
-    if k == q:
-        return np.zeros(q), np.zeros((q, q))
-    # Where an expert fires at nearly every token its rate is pulled below one.
-    rate = np.minimum(rate, 1 - _LEAST_COUNT / len(problem.sets))
-    rate *= k / rate.sum()
-    field = np.log(rate) - np.log1p(-np.minimum(rate, 1 - 1e-9))
-    weight, taken, left = np.empty((q, 1)), np.empty((q, k + 1, 1)), np.empty((q, k + 1, 1))
-    ratio, chance, after = np.empty((3, k + 1, 1))
-    joint = np.empty((q, q, 1))
-    covariance = np.zeros((q, q))
-    for _ in range(_LOAD_STEPS):
-        weight[:, 0] = np.exp(np.clip(field - field.max(), -300, 0))
-        choices(weight, taken, left, ratio)
-        joint_inclusion(taken, left, chance, after, joint)
-        included = np.diag(joint[..., 0])
-        covariance = joint[..., 0] - np.outer(included, included)
-        step = np.linalg.solve(covariance + 1 / q, rate - included)
-        field = field + np.clip(step - step.mean(), -2, 2)
-        if np.abs(rate - included).max() < 1e-12:
-            break
-    return field - field.mean(), covariance
+def _determined(
+    prior: Prior,
+    precision: Precision,
+    landscape: Landscape,
+    point: _Point,
+    problem: Histories,
+    is_close: bool,
+) -> tuple[Array, float, tuple[float, ...]]:
+    """Effective numbers of parameters; those of random fields exact near the maximum."""
+    coupling, position, groups = landscape.determined()
+    if is_close:
+        table = point.table()
+        groups = tuple(
+            effective_fields(problem, table, which, tau)[0]
+            if prior.groups[which] is None and problem.groups[which] <= _FEW_VALUES
+            else about
+            for which, (tau, about) in enumerate(zip(precision.groups, groups, strict=True))
+        )
+    return coupling, position, groups
 
 
-def _start(parameters: Parameters, field: Array) -> Array:
-    """Independent tokens with a field."""
+def _more_evident(
+    prior: Prior,
+    precision: Precision,
+    gamma: tuple[Array, float, tuple[float, ...]],
+    point: _Point,
+) -> Precision:
+    """Precisions nearer to those under which the data are most probable."""
+    p = point.parameters
+    coupling, position, groups = gamma
+
+    def updated(effective: Any, squares: Any) -> Any:
+        ratio = effective / np.maximum(squares, 1e-12)
+        return np.clip(ratio, _WEAKEST, _STRONGEST)
+
+    own = point.x[: p.n_couplings].reshape(p.n_distances, p.of_distance)
+    squares = (p.weighed(own) * own).sum(1)
+    moving = point.x[p.n_couplings + p.n_field :]
+    if prior.coupling is None and p.n_couplings:
+        precision = replace(precision, coupling=updated(coupling, squares))
+    if prior.position is None and len(moving):
+        precision = replace(precision, position=float(updated(position, (moving**2).sum())))
+    taus = [
+        tau if given is not None else float(updated(effective, (u**2).sum()))
+        for tau, given, effective, u in zip(
+            precision.groups, prior.groups, groups, point.fields, strict=True
+        )
+    ]
+    return replace(precision, groups=tuple(taus))
+
+
+def _is_near(
+    one: Precision, other: Precision, gamma: tuple[Array, float, tuple[float, ...]]
+) -> bool:
+    """Whether the evidence for two priors differs by less than a nat.
+
+    Its second derivative by the logarithm of a precision is about half of gamma.
+    """
+    triples = [
+        *zip(one.coupling, other.coupling, gamma[0], strict=True),
+        (one.position, other.position, gamma[1]),
+        *zip(one.groups, other.groups, gamma[2], strict=True),
+    ]
+    return all(
+        a == b or abs(np.log(b / a)) < min(_SETTLED, 2 / np.sqrt(max(effective, 1e-9)))
+        for a, b, effective in triples
+    )
+
+
+def _known(problem: Histories, parameters: Parameters, fields: list[Array]) -> list[Array]:
+    """Random fields of values that occur; those of others are zero."""
+    result = []
+    for which, u in enumerate(fields):
+        occurs = np.bincount(problem.group_of(which), minlength=len(u) + 1)[: len(u)] > 0
+        result.append(np.where(occurs[:, None], u @ parameters.contrast, 0.0))
+    return result
+
+
+def _load(problem: Histories, parameters: Parameters) -> Array:
+    """Parameters of independent tokens with about the observed load."""
     x = np.zeros(parameters.n)
+    q, n = problem.n_experts, len(problem.sets)
     if parameters.has_field:
-        slope = np.zeros((parameters.reach * len(field) + parameters.n_blocks, len(field)))
-        slope[parameters.reach * len(field)] = field
-        n = len(field) - 1
-        x[parameters.n_couplings : parameters.n_couplings + n] = parameters.pulled(slope)[
-            parameters.n_couplings : parameters.n_couplings + n
-        ]
+        counts = np.bincount(problem.sets.ravel(), minlength=q) + 0.5
+        rate = np.minimum(counts / (n + 0.5 * q / problem.top_k), 1 - 0.5 / n)
+        at = parameters.n_couplings
+        x[at : at + q - 1] = (np.log(rate) - np.log1p(-rate)) @ parameters.contrast
     return x
 
 
-def _curvature_at_load(
-    problem: Histories, parameters: Parameters, covariance: Array, l2: float
-) -> Array:
-    """Second derivatives at independent tokens, and a little to make them positive."""
-    n_tokens, width = problem.features.shape
-    features = csr_array(
-        (
-            np.ones(problem.features.size),
-            problem.features.ravel(),
-            np.arange(0, n_tokens * width + 1, width),
-        ),
-        shape=(n_tokens, problem.n_rows),
-    )
-    together = (features.T @ features).toarray()
-    together[np.diag_indices_from(together)] += _LEAST_COUNT
-    q = len(covariance)
-    spread = covariance + np.eye(q) * (_LEAST_COUNT / n_tokens)
-    curvature = together[:, :, None, None] * spread
-    _add_penalty(curvature, parameters, l2)
-    return parameters.pulled_curvature(curvature)
+def conditional_field(rate: Array, k: int) -> Array:
+    """Zero-sum field of independent tokens whose experts are chosen at given rates.
 
+    Parameters
+    ----------
+    rate : ndarray (expert,)
+        Between nought and one, with the sum k.
+    k : int
 
-def _penalty(parameters: Parameters, x: Array, l2: float) -> tuple[float, Array]:
-    """Of the couplings in the zero-sum gauge, with its gradient."""
-    if l2 == 0 or parameters.reach == 0:
-        return 0.0, np.zeros(parameters.n)
-    J, _ = zero_sum(parameters.couplings(x))
-    q = parameters.n_experts
-    slope = np.concatenate([J.reshape(-1, q), np.zeros((parameters.n_blocks, q))])
-    return 0.5 * l2 * float((J**2).sum()), l2 * parameters.pulled(slope)
-
-
-def _add_penalty(curvature: Array, parameters: Parameters, l2: float) -> None:
-    if l2 == 0:
-        return
-    q = parameters.n_experts
-    centred = np.eye(q) - 1 / q
-    for r in range(parameters.reach):
-        rows = slice(r * q, (r + 1) * q)
-        curvature[rows, rows] += l2 * centred[:, :, None, None] * centred
+    Returns
+    -------
+    ndarray (expert,)
+    """
+    q = len(rate)
+    edge = 1e-9
+    goal = np.clip(rate, edge, 1 - edge)
+    goal = goal * (k / goal.sum())
+    field_ = np.log(goal) - np.log1p(-np.minimum(goal, 1 - edge))
+    features, strength = np.zeros((1, 1), np.int32), np.ones(1)
+    covariance, included = np.empty((1, 1, q * (q + 1) // 2)), np.empty((1, q))
+    upper = np.triu_indices(q)
+    for _ in range(_LOAD_STEPS):
+        covariances(features, strength, field_[None], k, included, covariance)
+        if np.abs(goal - included[0]).max() < _RATE_TOLERANCE:
+            break
+        matrix = np.full((q, q), 1 / q)
+        matrix[upper] += covariance[0, 0]
+        matrix.T[upper] = matrix[upper]
+        field_ = field_ + np.clip(np.linalg.solve(matrix, goal - included[0]), -2, 2)
+    return field_ - field_.mean()

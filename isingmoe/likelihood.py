@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from isingmoe._kernels import counting, overlaps
-from isingmoe._schema import validate_structure
 from isingmoe.estimation import (
     FIELDS,
     Estimate,
@@ -19,13 +18,11 @@ from isingmoe.estimation import (
     estimate_ising,
     n_parameters,
 )
-from isingmoe.parameters import COUPLINGS
+from isingmoe.estimators import MaximumLikelihood
 from isingmoe.prior import padded_by_load, padded_evenly
 from isingmoe.traces import pack_layer, primary_expert, trace_name
 
-__all__ = ["CHAINS", "Family", "MaximumLikelihood", "family_of", "pair_counts"]
-
-CHAINS = ("ising", "potts")
+__all__ = ["Family", "family_of", "pair_counts"]
 
 # Elements of the basis of an iterative fit, eight bytes each and held a few times over.
 _LARGEST_BASIS = 10**8
@@ -33,39 +30,6 @@ _LARGEST_BASIS = 10**8
 _MAX_ITERATED = 4096
 
 Counts = NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaximumLikelihood:
-    """Exact maximum likelihood of the stationary chain, conditional on the first token.
-
-    Parameters
-    ----------
-    pseudocount : float, optional
-        Added to the pair counts, on average over the pairs, so that the coupling of a pair
-        that never occurs is finite. To a Potts chain it is added in proportion to the load
-        of the second state; by default as much as makes the counts most probable (maximum
-        evidence), a little where rows differ and more where they are alike but for noise.
-        To every pair of an Ising chain it is added evenly, one half by default. Zero is the
-        bare maximum likelihood.
-    max_iterations : int
-        Limit of the fits without a closed form.
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range.
-    """
-
-    pseudocount: float | None = None
-    max_iterations: int = 200
-
-    def __post_init__(self) -> None:
-        given = self.pseudocount
-        if given is not None and not (np.isfinite(given) and given >= 0):
-            raise ValueError(f"pseudocount: expected a number from 0 up, got {given!r}")
-        if self.max_iterations < 1:
-            raise ValueError(f"max_iterations: expected at least 1, got {self.max_iterations}")
 
 
 @dataclass(frozen=True)
@@ -142,38 +106,30 @@ def token_pairs(counts: Counts) -> int:
 
 def family_of(
     traces: xr.Dataset,
-    chain: str | None,
-    coupling: str | None,
+    chain: str,
+    coupling: str,
     field: str,
-    estimator: MaximumLikelihood | None,
+    estimator: MaximumLikelihood,
 ) -> Family:
-    """Fill in the defaults of a fit and check them against the trace.
+    """A kind of chain of pair counts, checked against the trace.
 
     Raises
     ------
-    TraceSchemaError
-        If the Dataset is not a trace.
     ValueError
-        If a name is unknown or does not go with the others.
+        If a name does not go with the others.
     """
-    validate_structure(traces)
-    chain = chain or ("potts" if traces.attrs["ranked"] else "ising")
-    if chain not in CHAINS:
-        raise ValueError(f"chain: expected one of {', '.join(CHAINS)}, got {chain!r}")
-    coupling = coupling or ("full" if chain == "potts" else "diagonal")
-    if coupling not in COUPLINGS:
-        raise ValueError(f"coupling: expected one of {', '.join(COUPLINGS)}, got {coupling!r}")
     if field not in FIELDS:
-        raise ValueError(f"field: expected one of {', '.join(FIELDS)}, got {field!r}")
+        raise ValueError(
+            f"field: expected one of {', '.join(FIELDS)} of a {chain} chain, got {field!r}; "
+            "chain='kinetic' has position and sequence too"
+        )
     if chain == "ising" and coupling in ("symmetric", "full"):
         raise ValueError(
             "coupling: the Ising chain of an expert is coupled to itself alone; expected none, "
             f"uniform or diagonal, got {coupling!r}"
         )
     n_experts = int(traces.attrs["num_experts"])
-    if n_experts < 2:
-        raise ValueError(f"{trace_name(traces)}: num_experts: expected at least 2, got {n_experts}")
-    family = Family(chain, coupling, field, estimator or MaximumLikelihood(), n_experts)
+    family = Family(chain, coupling, field, estimator, n_experts)
     iterated = field == "none" and coupling in ("symmetric", "full")
     if iterated and family.n_parameters > _MAX_ITERATED:
         raise ValueError(

@@ -22,6 +22,7 @@ __all__ = [
     "each_layer",
     "example_traces",
     "expert_set",
+    "idle_experts",
     "occupancy",
     "open_traces",
     "pack_layer",
@@ -331,3 +332,32 @@ def occupancy(traces: xr.Dataset) -> xr.DataArray:
         coords={"layer": traces["layer"]},
         attrs=about("occupancy of the expert"),
     )
+
+
+def idle_experts(traces: xr.Dataset) -> list[tuple[str, str]]:
+    """Experts of a layer that no token has, or every token.
+
+    Returns
+    -------
+    list of tuple
+        What is the matter, and with which experts of which layers; empty if with none.
+    """
+    n_experts = int(traces.attrs["num_experts"])
+    found: dict[str, list[str]] = {
+        "experts that are never chosen": [],
+        "experts of every token": [],
+    }
+    for place, layer in enumerate(traces["layer"].values.tolist()):
+        index = traces["expert_index"].values[place]
+        whole = index[(index >= 0).all(-1)]
+        served = np.bincount(whole.ravel(), minlength=n_experts)
+        masks = (served == 0, served == len(whole))
+        for names, mask in zip(found.values(), masks, strict=True):
+            if mask.any():
+                names.append(f"{_ranges(np.flatnonzero(mask).tolist())} in layer {layer}")
+    return [(what, _few(names)) for what, names in found.items() if names]
+
+
+def _few(names: list[str], most: int = 4) -> str:
+    rest = len(names) - most
+    return "; ".join(names[:most]) + (f"; and in {rest} more layers" if rest > 0 else "")

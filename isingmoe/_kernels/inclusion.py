@@ -77,44 +77,47 @@ def inclusion(taken, left, chance, included):
 
 
 @nb.njit(cache=True, nogil=True)
-def joint_inclusion(taken, left, chance, after, joint):
-    """Chance of each pair of labels to be in the set together.
+def joint_inclusion(b, taken, left, chance, after, joint):
+    """Chance of a label to be in the set, by itself and together with each later label.
+
+    To be called for b = 0, 1, .. in turn, with the same `chance`.
 
     Parameters
     ----------
+    b : int
+        The label.
     taken, left : float64 array (q, k + 1, token)
         Of `choices`.
-    chance, after : float64 array (k + 1, token)
+    chance : float64 array (k + 1, token)
+        That so many labels are still to be taken at b; moved on to b + 1. Before the first
+        label it is one for k of them.
+    after : float64 array (k + 1, token)
         Scratch.
-    joint : float64 array (q, q, token)
-        Overwritten; the diagonal is the chance of one label.
+    joint : float64 array (q, token)
+        Overwritten from b on, at b with the chance of b alone.
     """
     n_labels, width = len(taken), chance.shape[1]
     k = len(chance) - 1
-    chance[:] = 0
-    chance[k] = 1
-    for b in range(n_labels):
-        # What is still to be taken by those that have taken this one.
-        after[:] = 0
-        single = joint[b, b]
-        single[:] = 0
-        for j in range(1, k + 1):
-            here, fewer, t, rest = chance[j], chance[j - 1], taken[b, j], left[b, j]
-            into = after[j - 1]
+    # What is still to be taken by those that have taken this one.
+    after[:] = 0
+    single = joint[b]
+    single[:] = 0
+    for j in range(1, k + 1):
+        here, fewer, t, rest = chance[j], chance[j - 1], taken[b, j], left[b, j]
+        into = after[j - 1]
+        for token in range(width):
+            flow = here[token] * t[token]
+            into[token] = flow
+            single[token] += flow
+            fewer[token] += flow
+            here[token] *= rest[token]
+    for c in range(b + 1, n_labels):
+        both = joint[c]
+        both[:] = 0
+        for j in range(1, k):
+            here, fewer, t, rest = after[j], after[j - 1], taken[c, j], left[c, j]
             for token in range(width):
                 flow = here[token] * t[token]
-                into[token] = flow
-                single[token] += flow
+                both[token] += flow
                 fewer[token] += flow
                 here[token] *= rest[token]
-        for c in range(b + 1, n_labels):
-            both = joint[b, c]
-            both[:] = 0
-            for j in range(1, k):
-                here, fewer, t, rest = after[j], after[j - 1], taken[c, j], left[c, j]
-                for token in range(width):
-                    flow = here[token] * t[token]
-                    both[token] += flow
-                    fewer[token] += flow
-                    here[token] *= rest[token]
-            joint[c, b] = both

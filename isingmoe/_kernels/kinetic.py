@@ -1,10 +1,10 @@
-"""Likelihood of sets of experts, its gradient and its curvature.
+"""Likelihood of sets of experts, its gradient, and the covariances of experts.
 
 Every token has some features, each a row of one table of log-weights: the experts of the
 tokens before it at each distance, its place in the text, the text it is in. The log-weight of
-an expert at a token is the sum of its column over the token's rows. Tokens are taken in
-blocks, which fill vector registers; parts of all tokens are taken in parallel and summed in
-their order.
+an expert at a token is the sum of its column over the token's rows, each times the strength
+of its feature. Tokens are taken in blocks, which fill vector registers; parts of all tokens
+are taken in parallel and summed in their order.
 """
 
 import numba as nb
@@ -16,20 +16,16 @@ from isingmoe._kernels.inclusion import choices, inclusion, joint_inclusion
 _BLOCK = 16
 # A weight smaller than the largest by this factor, in logarithms, is taken for this small.
 _FURTHEST = 300.0
-# Elements of the covariances that are held at once.
-_COVARIANCES = 1 << 19
-# Pieces of those tokens taken in parallel, each with scratch space of its own.
-_PARTS = 8
 
 
 @nb.njit(cache=True, nogil=True)
-def _log_weights(features, table, out):
+def _log_weights(features, strength, table, out):
     """Log-weights of the experts at one token."""
     out[:] = 0
     for f in range(features.size):
-        row = table[features[f]]
+        row, s = table[features[f]], strength[f]
         for b in range(out.size):
-            out[b] += row[b]
+            out[b] += s * row[b]
 
 
 @nb.njit(cache=True, nogil=True)
@@ -42,12 +38,12 @@ def _scratch(q, k):
 
 
 @nb.njit(cache=True, nogil=True)
-def _weigh(features, table, start, n, log_weight, top, weight):
+def _weigh(features, strength, table, start, n, log_weight, top, weight):
     """Weights (q, token) of a block of tokens over the largest of each, whose log is `top`."""
     for t in range(_BLOCK):
         # The last token fills what is left of the last block.
         row = log_weight[t]
-        _log_weights(features[start + min(t, n - 1)], table, row)
+        _log_weights(features[start + min(t, n - 1)], strength, table, row)
         top[t] = row.max()
         for b in range(row.size):
             weight[b, t] = row[b] - top[t]
@@ -56,14 +52,14 @@ def _weigh(features, table, start, n, log_weight, top, weight):
 
 
 @nb.njit(cache=True, nogil=True)
-def _part(sets, features, table, values, slope):
+def _part(sets, features, strength, table, values, slope):
     """Log-likelihood of some tokens, its gradient added to `slope`."""
     q, k = table.shape[1], sets.shape[1]
     log_weight, top, weight, taken, left, ratio, chance = _scratch(q, k)
     included = np.empty((q, _BLOCK))
     for start in range(0, len(sets), _BLOCK):
         n = min(_BLOCK, len(sets) - start)
-        _weigh(features, table, start, n, log_weight, top, weight)
+        _weigh(features, strength, table, start, n, log_weight, top, weight)
         choices(weight, taken, left, ratio)
         inclusion(taken, left, chance, included)
         for t in range(n):
@@ -79,13 +75,13 @@ def _part(sets, features, table, values, slope):
             for m in range(k):
                 row[members[m]] += 1
             for f in range(features.shape[1]):
-                into = slope[features[start + t, f]]
+                into, s = slope[features[start + t, f]], strength[f]
                 for b in range(q):
-                    into[b] += row[b]
+                    into[b] += s * row[b]
 
 
 @nb.njit(cache=True, nogil=True, parallel=True)
-def log_likelihood(sets, features, table, n_parts):
+def log_likelihood(sets, features, strength, table, n_parts):
     """Log-likelihood of each token, and the gradient of their sum.
 
     Parameters
@@ -94,6 +90,8 @@ def log_likelihood(sets, features, table, n_parts):
         Experts of every token.
     features : int32 array (token, feature)
         Rows of the table.
+    strength : float64 array (feature,)
+        What each of them is multiplied with.
     table : float64 array (row, q)
     n_parts : int
         Pieces taken in parallel; the gradient depends on it by rounding alone.
@@ -109,98 +107,91 @@ def log_likelihood(sets, features, table, n_parts):
     slopes = np.zeros((n_parts, table.shape[0], table.shape[1]))
     for part in nb.prange(n_parts):
         start, stop = m * part // n_parts, m * (part + 1) // n_parts
-        _part(sets[start:stop], features[start:stop], table, values[start:stop], slopes[part])
+        _part(
+            sets[start:stop],
+            features[start:stop],
+            strength,
+            table,
+            values[start:stop],
+            slopes[part],
+        )
     return values, slopes.sum(0)
 
 
 @nb.njit(cache=True, nogil=True)
-def _covariances(features, table, k, covariance):
-    """Covariance of the experts at each of some tokens, (token, q, q)."""
-    q = table.shape[1]
-    log_weight, top, weight, taken, left, ratio, chance = _scratch(q, k)
-    after = np.empty((k + 1, _BLOCK))
-    joint = np.empty((q, q, _BLOCK))
-    for start in range(0, len(features), _BLOCK):
-        n = min(_BLOCK, len(features) - start)
-        _weigh(features, table, start, n, log_weight, top, weight)
-        choices(weight, taken, left, ratio)
-        joint_inclusion(taken, left, chance, after, joint)
-        for b in range(q):
-            for c in range(q):
-                for t in range(n):
-                    both = joint[b, c, t] - joint[b, b, t] * joint[c, c, t]
-                    covariance[start + t, b, c] = both
-
-
-@nb.njit(cache=True, nogil=True)
-def _add(into, matrix):
-    for b in range(len(matrix)):
-        row, more = into[b], matrix[b]
-        for c in range(row.size):
-            row[c] += more[c]
-
-
-@nb.njit(cache=True, nogil=True)
-def _by_row(features, n_rows):
-    """Tokens that have each row, one row after the other, and where each row begins."""
-    begin = np.zeros(n_rows + 2, np.int64)
-    for t in range(len(features)):
-        for f in range(features.shape[1]):
-            begin[min(features[t, f], n_rows) + 1] += 1
-    begin = np.cumsum(begin)
-    place = begin.copy()
-    token = np.empty(features.size, np.int64)
-    for t in range(len(features)):
-        for f in range(features.shape[1]):
-            row = min(features[t, f], n_rows)
-            token[place[row]] = t
-            place[row] += 1
-    return token, begin
-
-
-@nb.njit(cache=True, nogil=True, parallel=True)
-def information(features, table, k, n_rows):
-    """Observed information of the first rows of the table: minus the second derivatives.
+def covariances(features, strength, table, k, included, covariance):
+    """Chances of the experts and covariances of pairs of them at some tokens.
 
     Parameters
     ----------
     features : int32 array (token, feature)
-        Rising for each token.
+    strength : float64 array (feature,)
     table : float64 array (row, q)
     k : int
         Experts of a token.
-    n_rows : int
-        Rows that count.
-
-    Returns
-    -------
-    float64 array (row, row, q, q)
-        At [f, g, b, c] that of table[f, b] and table[g, c].
-
-    Notes
-    -----
-    Covariances of a run of tokens are kept in the cache, and added up row by row: token by
-    token they would be added all over the result, which does not fit there.
+    included : float64 array (token, q)
+        Overwritten.
+    covariance : float64 array (tile, token, width)
+        Overwritten with the pairs (b, c), b <= c, one row of b after the other; what is
+        left of the last tile is zero.
     """
     q = table.shape[1]
-    run = max(_COVARIANCES // (q * q), 1)
-    covariance = np.empty((run, q, q))
-    result = np.zeros((n_rows, n_rows, q, q))
-    for start in range(0, len(features), run):
-        stop = min(start + run, len(features))
-        for part in nb.prange(_PARTS):
-            first = start + (stop - start) * part // _PARTS
-            last = start + (stop - start) * (part + 1) // _PARTS
-            _covariances(features[first:last], table, k, covariance[first - start : last - start])
-        token, begin = _by_row(features[start:stop], n_rows)
-        for f in nb.prange(n_rows):
-            for at in range(begin[f], begin[f + 1]):
-                t = token[at]
-                for g in range(features.shape[1]):
-                    row = features[start + t, g]
-                    if f <= row < n_rows:
-                        _add(result[f, row], covariance[t])
-    for f in range(n_rows):
-        for g in range(f):
-            result[f, g] = result[g, f].T
-    return result
+    log_weight, top, weight, taken, left, ratio, chance = _scratch(q, k)
+    after = np.empty((k + 1, _BLOCK))
+    rate, joint = np.empty((q, _BLOCK)), np.empty((q, _BLOCK))
+    n_tiles, _, width = covariance.shape
+    for start in range(0, len(features), _BLOCK):
+        n = min(_BLOCK, len(features) - start)
+        _weigh(features, strength, table, start, n, log_weight, top, weight)
+        choices(weight, taken, left, ratio)
+        inclusion(taken, left, chance, rate)
+        for t in range(n):
+            for b in range(q):
+                included[start + t, b] = rate[b, t]
+        chance[:] = 0
+        chance[k] = 1
+        place = 0
+        for b in range(q):
+            joint_inclusion(b, taken, left, chance, after, joint)
+            for t in range(n):
+                own, own_rate = included[start + t], rate[b, t]
+                tile, column = divmod(place, width)
+                into = covariance[tile, start + t]
+                for c in range(b, q):
+                    if column == width:
+                        tile, column = tile + 1, 0
+                        into = covariance[tile, start + t]
+                    into[column] = joint[c, t] - own_rate * own[c]
+                    column += 1
+            place += q - b
+        for t in range(n):
+            covariance[n_tiles - 1, start + t, place - (n_tiles - 1) * width :] = 0
+
+
+@nb.njit(cache=True, nogil=True)
+def variances(features, strength, table, k, variance):
+    """Variances of the experts at some tokens.
+
+    Parameters
+    ----------
+    features, strength, table, k
+        As for `covariances`.
+    variance : float64 array (tile, token, width)
+        Overwritten; what is left of the last tile is zero.
+    """
+    q = table.shape[1]
+    log_weight, top, weight, taken, left, ratio, chance = _scratch(q, k)
+    rate = np.empty((q, _BLOCK))
+    width = variance.shape[2]
+    for start in range(0, len(features), _BLOCK):
+        n = min(_BLOCK, len(features) - start)
+        _weigh(features, strength, table, start, n, log_weight, top, weight)
+        choices(weight, taken, left, ratio)
+        inclusion(taken, left, chance, rate)
+        for t in range(n):
+            for tile in range(len(variance)):
+                into = variance[tile, start + t]
+                for column in range(width):
+                    b = tile * width + column
+                    # Sums of rounded chances may exceed one in the last digit.
+                    into[column] = max(rate[b, t] * (1 - rate[b, t]), 0.0) if b < q else 0.0

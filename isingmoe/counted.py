@@ -1,0 +1,184 @@
+"""Fits of chains whose pair counts are all that their likelihood needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.special import xlogy
+
+from isingmoe._text import about
+from isingmoe.likelihood import (
+    Counts,
+    Family,
+    check_counts,
+    log_likelihood,
+    pair_counts,
+    token_pairs,
+)
+from isingmoe.stationary import length_of_gap, markov_chain, second_modulus
+
+__all__ = ["Counted"]
+
+Array = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A kind of chain, fitted to the pair counts of a layer.
+
+    Attributes
+    ----------
+    family : Family
+    """
+
+    family: Family
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters of a layer."""
+        return self.family.n_parameters
+
+    def arguments(self) -> dict[str, Any]:
+        """What it was asked for, as attributes of a file hold it."""
+        estimator = self.family.estimator
+        padding = estimator.pseudocount
+        return {
+            "chain": self.family.chain,
+            "coupling": self.family.coupling,
+            "field": self.family.field,
+            "pseudocount": "default" if padding is None else float(padding),
+            "max_iterations": estimator.max_iterations,
+            "uncertainty": "information",
+        }
+
+    def idle(self, traces: xr.Dataset) -> list[tuple[str, str]]:
+        """Nothing is said of idle experts: pseudocounts keep them finite."""
+        return []
+
+    @property
+    def n_fitted_apart(self) -> int:
+        """Chains of a layer that are each fitted to all pairs."""
+        return self.family.n_experts if self.family.chain == "ising" else 1
+
+    def coordinates(self, traces: xr.Dataset) -> dict[str, Any]:
+        """Coordinates of the dims that only these fits have: none."""
+        return {}
+
+    def declared(self) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]:
+        """Dims, long name and units of every variable."""
+        return _results_of(self.family.chain)
+
+    def layer(self, traces: xr.Dataset, place: int) -> tuple[dict[str, Any], bytes]:
+        """Everything that is reported of a layer by its place, and its pair counts."""
+        counts = pair_counts(traces, place, self.family.chain)
+        check_counts(traces, place, counts, self.family.chain)
+        return _layer_results(counts, self.family), counts.tobytes()
+
+    def held_out(
+        self, traces: xr.Dataset, place: int, folds: list[NDArray[np.int64]]
+    ) -> tuple[Array, Array, Array, bool]:
+        """Log-likelihood of every fold by a fit to the others.
+
+        Parameters
+        ----------
+        traces : Dataset
+        place : int
+        folds : list of int ndarray
+            Sequences of each.
+
+        Returns
+        -------
+        chain, load : ndarray (fold,)
+            Of the chain, and of independent tokens with the same load, in nats.
+        n_tokens : ndarray (fold,)
+            Tokens that are predicted.
+        bool
+            Whether every fit converged.
+        """
+        counts = [pair_counts(traces, place, self.family.chain, fold) for fold in folds]
+        total = np.sum(counts, axis=0)
+        check_counts(traces, place, total, self.family.chain)
+        scores, converged = np.zeros((2, len(folds))), True
+        for fold, held_out in enumerate(counts):
+            for column, model in enumerate((self.family, self.family.load_only())):
+                known = model.estimate(total - held_out)
+                converged = converged and known.converged
+                scores[column, fold] = log_likelihood(held_out, known.transition)
+        n_tokens = np.array([token_pairs(held_out) for held_out in counts])
+        return scores[0], scores[1], n_tokens, converged
+
+
+def _layer_results(counts: Counts, family: Family) -> dict[str, Any]:
+    known = family.estimate(counts)
+    n_pairs = token_pairs(counts)
+    bits = n_pairs * np.log(2)
+    stationary, length = _stationary(known.transition)
+    if family.chain == "potts":
+        marginal, uniform = stationary, np.log2(family.n_experts)
+    else:
+        marginal, uniform = stationary[:, 1], _uniform_on_off(counts)
+    value = log_likelihood(counts, known.transition)
+    return {
+        "J": known.J,
+        "J_error": known.J_error,
+        "h": known.h,
+        "h_error": known.h_error,
+        "self_coupling": known.self_coupling,
+        "self_coupling_error": known.self_coupling_error,
+        "J_spread": known.J.std(),
+        "correlation_length": length,
+        "marginal": marginal,
+        "log_likelihood": value,
+        "bits_per_token": -value / bits,
+        "bits_load": -log_likelihood(counts, family.load_only().estimate(counts).transition) / bits,
+        "bits_uniform": uniform,
+        "n_pairs": n_pairs,
+        "pseudocount": known.pseudocount,
+        "converged": np.int8(known.converged),
+    }
+
+
+def _uniform_on_off(counts: Counts) -> float:
+    """Bits per token of experts that are all on with the same rate, each for itself."""
+    entering = counts.sum((0, 1))
+    rate = entering / entering.sum()
+    return float(-len(counts) * xlogy(rate, rate).sum() / np.log(2))
+
+
+def _stationary(transition: Array) -> tuple[Array, Array]:
+    """Stationary law and correlation length of transition matrices (..., q, q)."""
+    q = transition.shape[-1]
+    stationary = markov_chain(np.log(transition))[2]
+    return stationary, length_of_gap(1 - second_modulus(transition, stationary), q)
+
+
+def _results_of(chain: str) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]:
+    """Dims, long name and units of every variable of a fit."""
+    layer, expert = ("layer",), ("layer", "expert")
+    matrix = (*expert, "next_expert") if chain == "potts" else expert
+    length = layer if chain == "potts" else expert
+    declared = {
+        "J": (matrix, "coupling at T = 1, zero-sum gauge", "1"),
+        "J_error": (matrix, "standard error of the coupling", "1"),
+        "h": (expert, "field at T = 1, zero-sum gauge", "1"),
+        "h_error": (expert, "standard error of the field", "1"),
+        "self_coupling": (layer, "load-weighted mean coupling of an expert to itself", "1"),
+        "self_coupling_error": (layer, "standard error of the self-coupling", "1"),
+        "J_spread": (layer, "standard deviation of the elements of J", "1"),
+        "correlation_length": (length, "correlation length of the chain", "token"),
+        "marginal": (expert, "probability of the expert in the chain", "1"),
+        "log_likelihood": (layer, "log-likelihood given the first tokens", "nat"),
+        "bits_per_token": (layer, "bits per token of the chain, in sample", "bit/token"),
+        "bits_load": (layer, "bits per token of the load alone, in sample", "bit/token"),
+        "bits_uniform": (layer, "bits per token of a uniform router", "bit/token"),
+        "n_pairs": (layer, "pairs of neighbouring tokens", "1"),
+        "pseudocount": (layer, "pseudocount, on average over the pairs", "1"),
+        "converged": (layer, "1 where the gradient vanished", "1"),
+    }
+    return {
+        name: (dims, about(long_name, units)) for name, (dims, long_name, units) in declared.items()
+    }

@@ -1,0 +1,365 @@
+"""Kinds of chain that are fitted token by token, and the chain of largest likelihood."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from isingmoe._kernels.filtering import filtered_log_likelihood
+from isingmoe.couplings import zero_sum
+from isingmoe.curvature import mean_covariance
+from isingmoe.decays import Decay
+from isingmoe.histories import Grouping, Histories, by_sequence, histories, runs
+from isingmoe.kinetic import Maximum, Prior, full_table, maximise, value_and_slope
+from isingmoe.parameters import Parameters, contrasts
+from isingmoe.positions import Cosines, Shape
+
+__all__ = [
+    "FIELD_PARTS",
+    "Estimated",
+    "Regression",
+    "followed_values",
+    "held_out_values",
+    "split",
+]
+
+Array = NDArray[np.floating]
+
+FIELD_PARTS = ("expert", "position", "sequence")
+# Precisions that a cross-validation chooses from, and its folds.
+_L2 = tuple(float(v) for v in np.geomspace(0.1, 1000, 9))
+_N_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A chain whose tokens are each predicted from what is near them.
+
+    Attributes
+    ----------
+    chain : {"kinetic", "potts", "topk"}
+        kinetic: of the sets before a token. The others: of those on both sides, the
+        pseudolikelihood of an equilibrium chain of primary experts or of sets.
+    coupling : str
+    field : tuple of str
+        Some of `FIELD_PARTS`; none of them is no field.
+    reach : int
+    decay : str or None
+        One coupling for all distances, times r^-alpha or exp(-(r - 1)/length).
+    shape : Blocks or Cosines
+        How the field changes over the text, if it does.
+    prior : float, "cv" or None
+        Precision of the couplings; None for that of maximum evidence, "cv" for that of the
+        best held-out score.
+    max_iterations : int
+    n_experts, top_k : int
+    by_token : bool
+        Whether every token id has a field of its own.
+    choices : tuple of int
+        Numbers of cosines, one of which the held-out score is to choose.
+    """
+
+    chain: str
+    coupling: str
+    field: tuple[str, ...]
+    reach: int
+    decay: str | None
+    shape: Shape
+    prior: float | str | None
+    max_iterations: int
+    n_experts: int
+    top_k: int
+    by_token: bool = False
+    choices: tuple[int, ...] = ()
+
+    @property
+    def both_sides(self) -> bool:
+        """Whether tokens after one act on it too."""
+        return self.chain != "kinetic"
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        """Coordinates of its couplings and fields."""
+        changes = "position" in self.field
+        return Parameters(
+            self.coupling,
+            bool(self.field),
+            self.n_experts,
+            min(self.reach, 1) if self.decay else self.reach,
+            self.shape.n_blocks if changes else 1,
+            self.shape.shapes if changes else np.zeros((1, 0)),
+            self.both_sides,
+        )
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters of a layer, without random fields and their variances."""
+        return self.parameters.n + (self.decay is not None)
+
+    def problem(
+        self,
+        traces: xr.Dataset,
+        place: int,
+        *,
+        strength: float | None = None,
+        n_before: int | None = None,
+        reverse: bool = False,
+        merge: bool = True,
+        longest: int | None = None,
+    ) -> Histories:
+        """Tokens of a layer, with what they depend on.
+
+        Parameters
+        ----------
+        traces : Dataset
+        place : int
+        strength : float, optional
+            Parameter of the decay.
+        n_before, reverse, longest
+            As for `histories`; by default as many tokens before as couplings reach, and one
+            at least.
+        merge : bool
+            Whether a decay's distances share their rows.
+        """
+        groupings: list[Grouping] = []
+        if "sequence" in self.field:
+            groupings.append(by_sequence(traces))
+        if self.by_token:
+            groupings.append(by_token(traces))
+        decay = None
+        if self.decay is not None and merge:
+            decay = Decay(self.decay, self.reach).strengths(strength or 1.0)
+        if self.chain == "potts":
+            traces = traces.isel(rank=[0])
+        return histories(
+            traces,
+            place,
+            self.reach,
+            decay=decay,
+            both_sides=self.both_sides,
+            n_blocks=self.parameters.n_blocks,
+            groupings=groupings,
+            n_before=max(self.reach, 1) if n_before is None else n_before,
+            reverse=reverse,
+            longest=longest,
+        )
+
+    def estimate(self, problem: Histories, start: Estimated | None = None) -> Estimated:
+        """The chain of largest penalised likelihood for some tokens of a layer.
+
+        Parameters
+        ----------
+        problem : Histories
+        start : Estimated, optional
+            Of a similar problem.
+        """
+        if self.prior == "cv":
+            return self._best([replace(self, prior=l2) for l2 in _L2], problem)
+        if self.choices:
+            kinds = [replace(self, shape=Cosines(n), choices=()) for n in self.choices]
+            return self._best(kinds, problem)
+        prior = Prior(self.prior, groups=(None,) * len(problem.groups))  # type: ignore[arg-type]
+        before = None if start is None else start.maximum
+        options = {"max_iterations": self.max_iterations, "start": before}
+        if self.decay is None:
+            return Estimated(self, problem, maximise(problem, self.parameters, prior, **options))
+        decay = Decay(self.decay, self.reach)
+        return Estimated(self, problem, *decay.maximise(problem, self.parameters, prior, **options))
+
+    def _best(self, kinds: list[Regression], problem: Histories) -> Estimated:
+        """The kind of the best held-out score over folds of the sequences, fitted to all."""
+        known = np.unique(problem.sequence)
+        if len(known) < 2:
+            raise ValueError(
+                "l2, position: 'cv' needs at least two sequences with tokens, got "
+                f"{len(known)}; give a number"
+            )
+        folds = [known[fold::_N_FOLDS] for fold in range(min(_N_FOLDS, len(known)))]
+        scores = [held_out_values(kind, problem, folds, "")[0].sum() for kind in kinds]
+        return kinds[int(np.argmax(scores))].estimate(problem)
+
+    def arguments(self) -> dict[str, str | int | float]:
+        """What it was asked for, as attributes of a file hold it."""
+        shape = self.shape
+        position = f"{type(shape).__name__.lower()}:{shape.n}" if not self.choices else "cv"
+        return {
+            "chain": self.chain,
+            "coupling": self.coupling,
+            "field": "+".join(self.field) or "none",
+            "reach": max(self.reach, 1),
+            "decay": self.decay or "none",
+            "position": position if "position" in self.field else "none",
+            "prior": "default" if self.prior is None else self.prior,
+            "max_iterations": self.max_iterations,
+        }
+
+    def without_couplings(self) -> Regression:
+        """Independent tokens with the same load."""
+        return replace(
+            self,
+            coupling="none",
+            field=("expert",),
+            reach=0,
+            decay=None,
+            prior=None,
+            by_token=False,
+            choices=(),
+        )
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """A chain fitted to some tokens of a layer.
+
+    Attributes
+    ----------
+    kind : Regression
+    problem : Histories
+    maximum : Maximum
+    strength : float or None
+        Parameter of the decay.
+    """
+
+    kind: Regression
+    problem: Histories
+    maximum: Maximum
+    strength: float | None = None
+
+    @cached_property
+    def table(self) -> Array:
+        """Log-weights of all rows of the problem."""
+        return full_table(self.kind.parameters, self.maximum.x, self.maximum.fields)
+
+    def couplings(self, x: Array) -> Array:
+        """Zero-sum couplings (..., distance, expert, expert) of parameters."""
+        J, _ = zero_sum(self.kind.parameters.couplings(x[..., : self.kind.parameters.n]))
+        if self.strength is None or self.kind.decay is None:
+            return J
+        decay = Decay(self.kind.decay, self.kind.reach)
+        scaled = decay.strengths(self.strength)[:, None, None] * J
+        if x.shape[-1] == self.kind.parameters.n:
+            return scaled
+        # A change of the decay's own parameter, to first order.
+        base, _ = zero_sum(self.kind.parameters.couplings(self.maximum.x))
+        slope = decay.slopes(self.strength)[:, None, None]
+        return scaled + x[..., -1, None, None, None] * (slope * base)
+
+    def field(self, x: Array) -> Array:
+        """Zero-sum field (..., expert), with what the gauge of the couplings gives to it."""
+        p = self.kind.parameters
+        own = x[..., : p.n]
+        mean = p.couplings(own).mean(-2).sum(-2)
+        if self.strength is not None and self.kind.decay is not None:
+            mean = mean * Decay(self.kind.decay, self.kind.reach).strengths(self.strength).sum()
+        if p.both_sides:
+            mean = mean + p.couplings(own).mean(-1).sum(-2)
+        total = p.field(own) + self.kind.top_k * mean
+        return total - total.mean(-1, keepdims=True)
+
+    def changes(self) -> Array:
+        """How the field changes over the text, (block, expert)."""
+        p = self.kind.parameters
+        return p.fields(self.maximum.x) - p.field(self.maximum.x)
+
+    def token_values(self, problem: Histories) -> Array:
+        """Log-likelihood of each of some tokens, in nats.
+
+        The field of a sequence is learnt from its tokens as they come, and nothing else is.
+        """
+        if "sequence" not in self.kind.field:
+            return value_and_slope(problem, self.table)[0]
+        covariance = mean_covariance(self.problem, self.table)
+        tau = self.maximum.precision.groups[0]
+        return followed_values(problem, self.table, tau, covariance)
+
+
+def followed_values(problem: Histories, table: Array, tau: float, covariance: Array) -> Array:
+    """Log-likelihood of each token, the field of its sequence learnt from those before it.
+
+    Parameters
+    ----------
+    problem : Histories
+        Whose first grouping is that of the sequences.
+    table : ndarray (row, expert)
+    tau : float
+        Precision of the fields.
+    covariance : ndarray (expert, expert)
+        Of the experts of a token, on average.
+    """
+    C = contrasts(problem.n_experts)
+    curvature, axes = np.linalg.eigh(C.T @ covariance @ C)
+    column = len(problem.strength) - len(problem.groups)
+    edges = [start for start, _ in runs(problem.sequence)] + [len(problem.sets)]
+    return filtered_log_likelihood(
+        problem.sets,
+        np.ascontiguousarray(np.delete(problem.features, column, 1)),
+        np.array(edges),
+        np.delete(problem.strength, column),
+        table,
+        C @ axes,
+        np.maximum(curvature, 0),
+        tau,
+    )
+
+
+def by_token(traces: xr.Dataset) -> Grouping:
+    """Every token id for itself; -1 has no field."""
+    ids = traces["token_id"].values
+    known, index = np.unique(ids, return_inverse=True)
+    index = index.reshape(ids.shape).astype(np.int32)
+    if len(known) and known[0] == -1:
+        index = np.where(index == 0, len(known) - 1, index - 1)
+        return Grouping(index.astype(np.int32), len(known) - 1)
+    return Grouping(index, len(known))
+
+
+def held_out_values(
+    kind: Regression, problem: Histories, folds: list[NDArray[np.int64]], name: str
+) -> tuple[Array, bool]:
+    """Log-likelihood of every token by a fit to the other folds.
+
+    Parameters
+    ----------
+    kind : Regression
+    problem : Histories
+    folds : list of int ndarray
+        Sequences of each.
+    name : str
+        Of the trace, for errors.
+
+    Returns
+    -------
+    ndarray (token,)
+    bool
+        Whether every fit converged.
+
+    Raises
+    ------
+    ValueError
+        If all tokens are in one fold.
+    """
+    values, converged = np.empty(len(problem.sets)), True
+    found = None
+    for fold in folds:
+        chosen = np.isin(problem.sequence, fold)
+        if not chosen.any():
+            continue
+        train, test = split(problem, fold)
+        if not len(train.sets):
+            raise ValueError(
+                f"{name}: n_folds: expected tokens in more than one fold; use longer sequences"
+            )
+        found = kind.estimate(train, found)
+        converged = converged and found.maximum.converged
+        values[chosen] = found.token_values(test)
+    return values, converged
+
+
+def split(problem: Histories, held_out: NDArray[np.integer]) -> tuple[Histories, Histories]:
+    """Tokens of the other sequences, and of the ones held out."""
+    chosen = np.isin(problem.sequence, held_out)
+    return problem.of(~chosen), problem.of(chosen)
