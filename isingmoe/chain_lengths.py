@@ -20,8 +20,8 @@ Array = NDArray[np.floating]
 # More windows than this take longer to solve than to simulate.
 _FEW_WINDOWS = 256
 _N_TOKENS, _MAX_DISTANCE = 1 << 17, 64
-# Chains drawn about the fitted one for the error.
-_N_DRAWS = 12
+# Chains drawn about the fitted one for the error, and tokens of each.
+_N_DRAWS, _N_TOKENS_DRAWN = 8, 1 << 15
 
 
 def chain_length(
@@ -47,12 +47,14 @@ def chain_length(
     float
         Spread of the same for chains drawn from the parameters' normal distribution.
     """
-    length = _length(chain(x), seed)
+    length = _length(chain(x), _N_TOKENS, seed)
     if not len(columns):
         return length, np.nan
     rng = np.random.default_rng(seed)
     drawn = [
-        _length(chain(x + rng.normal(size=len(columns)) @ columns), seed + 1 + draw)
+        _length(
+            chain(x + rng.normal(size=len(columns)) @ columns), _N_TOKENS_DRAWN, seed + 1 + draw
+        )
         for draw in range(_N_DRAWS)
     ]
     known = np.array(drawn)[np.isfinite(drawn)]
@@ -83,10 +85,10 @@ def chain_correlation(
     return stationary_correlation(chain, max_distance, n_tokens, seed)
 
 
-def _length(chain: KineticChain, seed: int) -> float:
+def _length(chain: KineticChain, n_tokens: int, seed: int) -> float:
     if _n_windows(chain) <= _FEW_WINDOWS:
         return float(solve(chain, max_distance=1)["correlation_length"])
-    curve, error = stationary_correlation(chain, _MAX_DISTANCE, _N_TOKENS, seed)
+    curve, error = stationary_correlation(chain, _MAX_DISTANCE, n_tokens, seed)
     return float(decay_fit(curve, error)[0])
 
 

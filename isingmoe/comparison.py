@@ -399,7 +399,10 @@ def _matching(fit: Fit, traces: xr.Dataset) -> xr.Dataset:
 
 
 def _predicted_length(fit: Fit, predicted: xr.DataArray, measured: xr.Dataset) -> xr.Dataset:
-    if fit.data.attrs["chain"] in ("potts", "kinetic") and not fit.data["correlation_length"].isnull().all():
+    if (
+        fit.data.attrs["chain"] in ("potts", "kinetic")
+        and not fit.data["correlation_length"].isnull().all()
+    ):
         length: Any = fit.layer_length()
     else:
         error = measured["correlation_error"].sel(centre="global").values

@@ -26,6 +26,8 @@ Array = NDArray[np.floating]
 # Added to the number of tokens that have a row, times the mean variance of an expert: its
 # curvature is then positive.
 _LEAST_COUNT = 0.5
+# Tokens that are looked at.
+_ENOUGH = 1 << 14
 # Elements of the mixed derivatives of fixed rows and the values of a grouping.
 _LARGEST = 2 * 10**7
 
@@ -89,11 +91,14 @@ class Landscape:
     ) -> None:
         self._parameters, self._precision = parameters, precision
         q, n = problem.n_experts, problem.n_fixed
-        tiles = information(problem.features, problem.strength, table, problem.top_k, n, False)
+        # Of many tokens some say as much about the rows that all of them share.
+        every = max(len(problem.sets) // _ENOUGH, 1)
+        features = np.ascontiguousarray(problem.features[::every])
+        tiles = information(features, problem.strength, table, problem.top_k, n, False)
         by_pair = np.moveaxis(tiles, 0, 1).reshape(tiles.shape[1], -1)[:, :q]
         f, g = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
         low, high = np.minimum(f, g), np.maximum(f, g)
-        shared = by_pair[high * (high + 1) // 2 + low]
+        shared = by_pair[high * (high + 1) // 2 + low] * (len(problem.sets) / len(features))
         own = shared[n - problem.n_blocks :, n - problem.n_blocks :].sum((0, 1))
         least = _LEAST_COUNT * (own / len(problem.sets) + 1 / len(problem.sets))
         shared[np.arange(n), np.arange(n)] += least

@@ -27,6 +27,8 @@ __all__ = [
 
 Array = NDArray[np.floating]
 
+# With more tokens than this one in so many is fitted first, with so many iterations.
+_MANY, _EVERY, _FIRST = 1 << 14, 4, 30
 # Iterations between two looks at the curvature and the prior.
 _ROUND = 12
 # Twice what is left to gain, in nats, where the prior is judged and the maximum is reached.
@@ -148,6 +150,10 @@ def maximise(
     """
     prior = Prior(groups=(None,) * len(problem.groups)) if prior is None else prior
     point = _Point(parameters, np.zeros(parameters.n), [])
+    if start is None and len(problem.sets) > _MANY:
+        # Far from the maximum some of the tokens say as well where to go.
+        some = problem.of(np.arange(0, len(problem.sets), _EVERY))
+        start = maximise(some, parameters, prior, max_iterations=_FIRST)
     if start is None:
         precision = prior.start(parameters)
         none = [np.zeros((n, parameters.n_experts - 1)) for n in problem.groups]
@@ -170,7 +176,8 @@ def maximise(
             updated = _more_evident(prior, precision, gamma, point)
             is_settled = gain < _CLOSE and _is_near(precision, updated, gamma)
             precision = updated
-        landscape = Landscape(problem, parameters, point.table(), precision)
+        if gain > _CLOSE or not is_settled:
+            landscape = Landscape(problem, parameters, point.table(), precision)
     coupling, position, groups = landscape.determined()
     return Maximum(
         point.x,

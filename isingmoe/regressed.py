@@ -164,7 +164,7 @@ class Regressed:
             "marginal_error": _load_error(problem),
             "log_likelihood": float(values.sum()),
             "bits_per_token": -float(values.sum()) / bits,
-            "bits_load": -self._load_only(problem) / bits,
+            "bits_load": -load_values(problem, _load_of(problem)) / bits,
             "bits_uniform": np.log2(comb(problem.n_experts, problem.top_k)),
             "n_pairs": n,
             "l2": np.resize(found.maximum.precision.coupling, max(self.kind.reach, 1)),
@@ -236,10 +236,6 @@ class Regressed:
         sums = [np.bincount(problem.sequence, w, minlength=n) for w in (chained, alone)]
         n_tokens = np.bincount(problem.sequence, minlength=n)
         return sums[0], sums[1], n_tokens, known and load_known
-
-    def _load_only(self, problem: Histories) -> float:
-        found = self.kind.without_couplings().estimate(plain_problem(problem))
-        return found.maximum.log_likelihood
 
     def _spread(self, found: Estimated) -> Spread:
         kind, p = self.kind, self.kind.parameters

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
+from isingmoe._kernels.kinetic import run_slopes
 from isingmoe.curvature import Curvature
 from isingmoe.decays import Decay
 from isingmoe.histories import Histories, runs
-from isingmoe.kinetic import value_and_slope
 from isingmoe.regression import Estimated
 
 __all__ = [
@@ -127,14 +127,18 @@ def _without_fields(found: Estimated) -> Estimated:
 
 def sequence_scores(found: Estimated) -> Array:
     """Gradient of the log-likelihood of each sequence that has tokens, (sequence, parameter)."""
-    p, kind = found.kind.parameters, found.kind
-    rows = []
-    for start, stop in runs(found.problem.sequence):
-        some = found.problem.of(np.arange(start, stop))
-        by_x = p.pulled(value_and_slope(some, found.table)[1][: p.n_rows])
-        if found.strength is not None and kind.decay is not None:
-            decay = Decay(kind.decay, kind.reach)
-            along = decay.slope(some, p, found.maximum, found.strength).sum()
-            by_x = np.r_[by_x, along]
-        rows.append(by_x)
-    return np.stack(rows)
+    p, kind, problem = found.kind.parameters, found.kind, found.problem
+    pieces = runs(problem.sequence)
+    edges = np.array([start for start, _ in pieces] + [len(problem.sets)])
+    slopes = run_slopes(
+        problem.sets, problem.features, edges, problem.strength, found.table, p.n_rows
+    )
+    scores = p.pulled(slopes)
+    if found.strength is None or kind.decay is None:
+        return scores
+    decay = Decay(kind.decay, kind.reach)
+    along = [
+        decay.slope(problem.of(np.arange(*piece)), p, found.maximum, found.strength).sum()
+        for piece in pieces
+    ]
+    return np.column_stack([scores, along])

@@ -52,8 +52,8 @@ def _weigh(features, strength, table, start, n, log_weight, top, weight):
 
 
 @nb.njit(cache=True, nogil=True)
-def _part(sets, features, strength, table, values, slope):
-    """Log-likelihood of some tokens, its gradient added to `slope`."""
+def _part(sets, features, strength, table, values, slope, last):
+    """Log-likelihood of some tokens, its gradient added to `slope`, later rows to the last."""
     q, k = table.shape[1], sets.shape[1]
     log_weight, top, weight, taken, left, ratio, chance = _scratch(q, k)
     included = np.empty((q, _BLOCK))
@@ -75,7 +75,7 @@ def _part(sets, features, strength, table, values, slope):
             for m in range(k):
                 row[members[m]] += 1
             for f in range(features.shape[1]):
-                into, s = slope[features[start + t, f]], strength[f]
+                into, s = slope[min(features[start + t, f], last)], strength[f]
                 for b in range(q):
                     into[b] += s * row[b]
 
@@ -114,8 +114,34 @@ def log_likelihood(sets, features, strength, table, n_parts):
             table,
             values[start:stop],
             slopes[part],
+            len(table) - 1,
         )
     return values, slopes.sum(0)
+
+
+@nb.njit(cache=True, nogil=True, parallel=True)
+def run_slopes(sets, features, edges, strength, table, n_rows):
+    """Gradient of the log-likelihood of runs of tokens, by the first rows of the table.
+
+    Parameters
+    ----------
+    sets, features, strength, table
+        As for `log_likelihood`.
+    edges : int64 array (run + 1,)
+        Where each run begins and the last one ends.
+    n_rows : int
+        Rows that count.
+
+    Returns
+    -------
+    float64 array (run, n_rows, q)
+    """
+    slopes = np.zeros((len(edges) - 1, n_rows + 1, table.shape[1]))
+    for run in nb.prange(len(edges) - 1):
+        first, last = edges[run], edges[run + 1]
+        values = np.empty(last - first)
+        _part(sets[first:last], features[first:last], strength, table, values, slopes[run], n_rows)
+    return slopes[:, :n_rows]
 
 
 @nb.njit(cache=True, nogil=True)
