@@ -33,6 +33,10 @@ _MANY, _EVERY, _FIRST = 1 << 14, 4, 30
 _ROUND = 12
 # Twice what is left to gain, in nats, where the prior is judged and the maximum is reached.
 _CLOSE, _CONVERGED = 0.1, 1e-4
+# The same where a pass over the tokens costs little: parameters to 1e-6 of their errors.
+_EXACT = 1e-12
+# Share of the change of a precision that is else left alone, there.
+_FINELY = 0.05
 # Values of a grouping for which the posterior covariances are computed exactly.
 _FEW_VALUES = 2000
 # Largest relative change of a precision that is left alone.
@@ -163,18 +167,23 @@ def maximise(
         point = _Point(parameters, start.x, _known(problem, parameters, start.fields))
     is_settled = _is_given(prior, parameters)
     landscape = Landscape(problem, parameters, point.table(), precision)
-    n_passes = 0
+    enough, share = (_CONVERGED, 1.0) if len(problem.sets) > _MANY else (_EXACT, _FINELY)
+    n_passes, gain = 0, np.inf
     while True:
         objective = _Objective(problem, landscape, precision, point)
-        objective.descend(min(_ROUND, max_iterations - n_passes), is_settled)
+        objective.descend(
+            min(_ROUND, max_iterations - n_passes), enough if is_settled else _CLOSE / 2
+        )
+        # Near the maximum rounding may leave nothing that is seen to be gained.
+        is_stuck = objective.gain >= gain and gain < _CONVERGED
         point, gain = objective.best, objective.gain
         n_passes += objective.n_passes
-        if (is_settled and gain < _CONVERGED) or n_passes >= max_iterations:
+        if (is_settled and (gain < enough or is_stuck)) or n_passes >= max_iterations:
             break
         if not is_settled:
             gamma = _determined(prior, precision, landscape, point, problem, gain < _CLOSE)
             updated = _more_evident(prior, precision, gamma, point)
-            is_settled = gain < _CLOSE and _is_near(precision, updated, gamma)
+            is_settled = gain < _CLOSE and _is_near(precision, updated, gamma, share)
             precision = updated
         if gain > _CLOSE or not is_settled:
             landscape = Landscape(problem, parameters, point.table(), precision)
@@ -244,9 +253,8 @@ class _Objective:
             self.gain = float(gradient @ gradient)
         return value, gradient
 
-    def descend(self, n_iterations: int, last: bool) -> None:
-        """Some iterations of L-BFGS, or fewer where little is left to gain."""
-        enough = _CONVERGED if last else _CLOSE / 2
+    def descend(self, n_iterations: int, enough: float) -> None:
+        """Some iterations of L-BFGS, or fewer where no more than enough is left to gain."""
 
         def stop(intermediate_result: Any) -> None:
             if self.gain < enough:
@@ -325,9 +333,12 @@ def _more_evident(
 
 
 def _is_near(
-    one: Precision, other: Precision, gamma: tuple[Array, float, tuple[float, ...]]
+    one: Precision,
+    other: Precision,
+    gamma: tuple[Array, float, tuple[float, ...]],
+    share: float,
 ) -> bool:
-    """Whether the evidence for two priors differs by less than a nat.
+    """Whether precisions differ by a share at most of what changes the evidence by a nat.
 
     Its second derivative by the logarithm of a precision is about half of gamma.
     """
@@ -337,7 +348,7 @@ def _is_near(
         *zip(one.groups, other.groups, gamma[2], strict=True),
     ]
     return all(
-        a == b or abs(np.log(b / a)) < min(_SETTLED, 2 / np.sqrt(max(effective, 1e-9)))
+        a == b or abs(np.log(b / a)) < min(_SETTLED, share * 2 / np.sqrt(max(effective, 1e-9)))
         for a, b, effective in triples
     )
 

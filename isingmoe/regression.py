@@ -168,7 +168,8 @@ class Regression:
         if self.decay is None:
             return Estimated(self, problem, maximise(problem, self.parameters, prior, **options))
         decay = Decay(self.decay, self.reach)
-        return Estimated(self, problem, *decay.maximise(problem, self.parameters, prior, **options))
+        maximum, strength = decay.maximise(problem, self.parameters, prior, **options)
+        return Estimated(self, decay.at(problem, strength), maximum, strength)
 
     def _best(self, kinds: list[Regression], problem: Histories) -> Estimated:
         """The kind of the best held-out score over folds of the sequences, fitted to all."""
@@ -270,6 +271,8 @@ class Estimated:
 
         The field of a sequence is learnt from its tokens as they come, and nothing else is.
         """
+        if self.strength is not None and self.kind.decay is not None:
+            problem = Decay(self.kind.decay, self.kind.reach).at(problem, self.strength)
         if "sequence" not in self.kind.field:
             return value_and_slope(problem, self.table)[0]
         covariance = mean_covariance(self.problem, self.table)
