@@ -302,8 +302,8 @@ def enumerate_sets(log_weight, k):
     return member, log_z, np.exp(weight - log_z)
 
 
-def slow_inclusion(log_weight, k):
-    """Log e_k and chance of each label to be in the set, with sixty digits."""
+def slow_inclusion(log_weight, k, labels):
+    """Log e_k and chance of some labels to be in the set, with sixty digits."""
     with mpmath.workdps(60):
         weight = [mpmath.exp(mpmath.mpf(float(x))) for x in log_weight]
 
@@ -316,8 +316,9 @@ def slow_inclusion(log_weight, k):
 
         whole = polynomials(weight)[k]
         chance = []
-        for b, w in enumerate(weight):
-            chance.append(float(w * polynomials(weight[:b] + weight[b + 1 :])[k - 1] / whole))
+        for b in labels:
+            others = polynomials(weight[:b] + weight[b + 1 :])
+            chance.append(float(weight[b] * others[k - 1] / whole))
         return float(mpmath.log(whole)), np.array(chance)
 
 
