@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isingmoe.algorithms import Exact, HeatBath, Metropolis, SwendsenWang, Wolff
+    from isingmoe.budgets import Budget, budget, open_budget
     from isingmoe.chains import IsingChain, KineticChain, PottsChain
     from isingmoe.comparison import Comparison, compare, open_comparison
     from isingmoe.couplings import exponential, power_law
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "algorithms": ("Exact", "HeatBath", "Metropolis", "SwendsenWang", "Wolff"),
+    "budgets": ("Budget", "budget", "open_budget"),
     "chains": ("IsingChain", "KineticChain", "PottsChain"),
     "comparison": ("Comparison", "compare", "open_comparison"),
     "couplings": ("exponential", "power_law"),
@@ -87,6 +89,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Blocks",
+    "Budget",
     "Comparison",
     "ConvergenceError",
     "Cosines",
@@ -107,6 +110,7 @@ __all__ = [
     "TraceSchemaError",
     "Wolff",
     "baseline",
+    "budget",
     "compare",
     "correlation",
     "cross_validate",
@@ -118,6 +122,7 @@ __all__ = [
     "load_balance",
     "neighbour_overlap",
     "occupancy",
+    "open_budget",
     "open_comparison",
     "open_fit",
     "open_traces",

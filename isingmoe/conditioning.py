@@ -91,8 +91,8 @@ class Landscape:
     ) -> None:
         self._parameters, self._precision = parameters, precision
         q, n = problem.n_experts, problem.n_fixed
-        # Of many tokens some say as much about the rows that all of them share.
-        every = max(len(problem.sets) // _ENOUGH, 1)
+        # Of many tokens some say as much; fields are eliminated with what all of them say.
+        every = 1 if problem.groups else max(len(problem.sets) // _ENOUGH, 1)
         features = np.ascontiguousarray(problem.features[::every])
         tiles = information(features, problem.strength, table, problem.top_k, n, False)
         by_pair = np.moveaxis(tiles, 0, 1).reshape(tiles.shape[1], -1)[:, :q]

@@ -39,8 +39,8 @@ _EXACT = 1e-12
 _FINELY = 0.05
 # Values of a grouping for which the posterior covariances are computed exactly.
 _FEW_VALUES = 2000
-# Largest relative change of a precision that is left alone.
-_SETTLED = 0.2
+# Largest relative change of a precision that is left alone, with few parameters and many.
+_SETTLED, _FINEST = 0.2, 0.03
 _WEAKEST, _STRONGEST = 1e-3, 1e6
 # Newton steps for the field of a load, and how near its rates come.
 _LOAD_STEPS, _RATE_TOLERANCE = 100, 1e-12
@@ -260,7 +260,7 @@ class _Objective:
             if self.gain < enough:
                 raise StopIteration
 
-        options = {"maxcor": 12, "maxiter": max(n_iterations, 1), "gtol": 0.0, "ftol": 0.0}
+        options = {"maxcor": 8, "maxiter": max(n_iterations, 1), "gtol": 0.0, "ftol": 0.0}
         minimize(
             self,
             np.zeros(self._landscape.size),
@@ -347,9 +347,10 @@ def _is_near(
         (one.position, other.position, gamma[1]),
         *zip(one.groups, other.groups, gamma[2], strict=True),
     ]
+    limit = [max(2 / np.sqrt(max(effective, 1e-9)), _FINEST) for _, _, effective in triples]
     return all(
-        a == b or abs(np.log(b / a)) < min(_SETTLED, share * 2 / np.sqrt(max(effective, 1e-9)))
-        for a, b, effective in triples
+        a == b or abs(np.log(b / a)) < min(_SETTLED, share * most)
+        for (a, b, _), most in zip(triples, limit, strict=True)
     )
 
 
