@@ -22,6 +22,8 @@ Array = NDArray[np.floating]
 DECAYS = {"power-law": (0.02, 8.0), "exponential": (0.1, 1e3)}
 # Relative step of differences of the exact slopes.
 _STEP = 1e-4
+# Curvature of a parameter that is held.
+_HELD = 1e200
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Decay:
         its range the decay is held too.
         """
         if not self.is_inside(parameter):
-            return curvature.extended(np.zeros(parameters.n), np.inf)
+            return curvature.extended(np.zeros(parameters.n), _HELD)
         step = _STEP * parameter
         table = full_table(parameters, found.x, found.fields)
         by_x, own = [], []

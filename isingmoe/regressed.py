@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.linalg import LinAlgError
 
 from isingmoe._text import about
 from isingmoe.chain_lengths import chain_length
@@ -34,6 +35,8 @@ Array = NDArray[np.floating]
 # More parameters than this have a curvature that does not fit in memory.
 _MOST_PARAMETERS = 20_000
 _FEWEST_SEQUENCES = 2
+# A log-weight, or its error, that only a likelihood without a maximum gets to.
+_LARGEST = 100.0
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class Regressed:
         _check(traces, place, problem)
         found = self.kind.estimate(problem)
         problem, own = found.problem, found.maximum.x
-        spread = self._spread(found)
+        spread = self._known_spread(found, traces, place)
         values = found.token_values(problem)
         n = len(problem.sets)
         bits = n * np.log(2)
@@ -231,17 +234,33 @@ class Regressed:
         _check(traces, place, problem)
         n = traces.sizes["sequence"]
         plain = self.kind.without_couplings()
-        chained, known = held_out_values(self.kind, problem, folds, trace_name(traces))
-        alone, load_known = held_out_values(plain, plain_problem(problem), folds, "")
+        chained, known, _ = held_out_values(self.kind, problem, folds, trace_name(traces))
+        alone, load_known, _ = held_out_values(plain, plain_problem(problem), folds, "")
         sums = [np.bincount(problem.sequence, w, minlength=n) for w in (chained, alone)]
         n_tokens = np.bincount(problem.sequence, minlength=n)
         return sums[0], sums[1], n_tokens, known and load_known
 
+    def _known_spread(self, found: Estimated, traces: xr.Dataset, place: int) -> Spread:
+        """Spread of the parameters; a ValueError where the likelihood has no maximum."""
+        if np.abs(found.table).max() < _LARGEST:
+            try:
+                spread = self._spread(found)
+            except LinAlgError:
+                spread = None
+            n = found.kind.parameters.n
+            if spread and (spread.columns[:, :n] ** 2).sum(0).max(initial=0) < _LARGEST**2:
+                return spread
+        raise ValueError(
+            f"{trace_name(traces)}: l2: the tokens of layer {int(traces['layer'].values[place])} "
+            "do not bound every coupling and field, and there is no largest likelihood; use the "
+            "default prior, a larger l2 or fewer parameters"
+        )
+
     def _spread(self, found: Estimated) -> Spread:
-        kind, p = self.kind, self.kind.parameters
+        kind, p = found.kind, found.kind.parameters
         n = len(found.maximum.x) + (found.strength is not None)
         if self.uncertainty == "none" or not n:
-            return Spread(np.zeros((0, n)), known=False)
+            return Spread(np.zeros((0, n)), known=self.uncertainty != "none")
         if self.uncertainty == "bootstrap":
             return bootstrap_spread(found, self.n_resamples, self.seed)
         if p.n > _MOST_PARAMETERS:

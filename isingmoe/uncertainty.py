@@ -41,7 +41,7 @@ class Spread:
     columns : ndarray (column, parameter)
         The covariance is the sum over columns of their outer products.
     known : bool
-        Whether it was asked for.
+        Whether it was asked for, and there are sequences enough to tell.
     """
 
     columns: Array
@@ -55,7 +55,7 @@ class Spread:
         linear : callable
             Takes (..., parameter) to (..., *shape).
         """
-        if not len(self.columns):
+        if not (self.known and len(self.columns)):
             shape = linear(np.zeros((1, self.columns.shape[1]))).shape[1:]
             return np.full(shape, 0.0 if self.known else np.nan)
         total: Array | float = 0.0
@@ -100,7 +100,8 @@ def bootstrap_spread(found: Estimated, n_resamples: int, seed: int) -> Spread:
         x = again.maximum.x
         rows.append(x if again.strength is None else np.r_[x, again.strength])
     columns = np.array(rows)
-    return Spread((columns - columns.mean(0)) / np.sqrt(max(n_resamples - 1, 1)))
+    columns = (columns - columns.mean(0)) / np.sqrt(max(n_resamples - 1, 1))
+    return Spread(columns, known=len(pieces) > 1 and n_resamples > 1)
 
 
 def _resampled(
