@@ -263,13 +263,15 @@ def _layer(
 ) -> dict[str, Any]:
     name, n = trace_name(traces), traces.sizes["sequence"]
     values: dict[str, Array] = {}
+    last: dict[str, Estimated] = {}
     n_tokens, criteria, converged = np.zeros(0), [], True
     for model, kind in kinds.items():
         problem = kind.problem(traces, place, n_before=reach)
-        token_values, known = held_out_values(kind, problem, folds, name)
+        start = _joined(kind, last) if model == "all" else None
+        token_values, known, found = held_out_values(kind, problem, folds, name, start)
         values[model] = np.bincount(problem.sequence, token_values, minlength=n)
         n_tokens = np.bincount(problem.sequence, minlength=n)
-        found = kind.estimate(problem)
+        found = last[model] = kind.estimate(problem, found)
         criteria.append(_criteria(found))
         converged = converged and known and found.maximum.converged
     total = n_tokens.sum() * np.log(2)
@@ -298,6 +300,17 @@ def _layer(
         result["bits_token_alone"] = alone.sum() / total
         result["bits_token_alone_error"] = ratio_error(alone, n_tokens) / np.log(2)
     return result
+
+
+def _joined(kind: Regression, last: dict[str, Estimated]) -> Estimated:
+    """Where to begin with everything: the longest memory, and the fields of the token ids."""
+    memory, token = last["memory" if "memory" in last else "neighbour"], last["token"].maximum
+    one = memory.maximum
+    groups = (*one.precision.groups, *token.precision.groups)
+    joined = replace(
+        one, fields=[*one.fields, *token.fields], precision=replace(one.precision, groups=groups)
+    )
+    return replace(memory, kind=kind, maximum=joined)
 
 
 def _criteria(found: Estimated) -> tuple[float, float, float]:

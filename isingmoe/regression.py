@@ -321,8 +321,12 @@ def by_token(traces: xr.Dataset) -> Grouping:
 
 
 def held_out_values(
-    kind: Regression, problem: Histories, folds: list[NDArray[np.int64]], name: str
-) -> tuple[Array, bool]:
+    kind: Regression,
+    problem: Histories,
+    folds: list[NDArray[np.int64]],
+    name: str,
+    start: Estimated | None = None,
+) -> tuple[Array, bool, Estimated | None]:
     """Log-likelihood of every token by a fit to the other folds.
 
     Parameters
@@ -333,20 +337,23 @@ def held_out_values(
         Sequences of each.
     name : str
         Of the trace, for errors.
+    start : Estimated, optional
+        Of a similar problem.
 
     Returns
     -------
     ndarray (token,)
     bool
         Whether every fit converged.
+    Estimated or None
+        The last fit.
 
     Raises
     ------
     ValueError
         If all tokens are in one fold.
     """
-    values, converged = np.empty(len(problem.sets)), True
-    found = None
+    values, converged, found = np.empty(len(problem.sets)), True, start
     for fold in folds:
         chosen = np.isin(problem.sequence, fold)
         if not chosen.any():
@@ -359,7 +366,7 @@ def held_out_values(
         found = kind.estimate(train, found)
         converged = converged and found.maximum.converged
         values[chosen] = found.token_values(test)
-    return values, converged
+    return values, converged, found
 
 
 def split(problem: Histories, held_out: NDArray[np.integer]) -> tuple[Histories, Histories]:
