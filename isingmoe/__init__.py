@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from isingmoe.comparison import Comparison, compare, open_comparison
     from isingmoe.couplings import exponential, power_law
     from isingmoe.derived import baseline, windows
-    from isingmoe.equilibrium import load_balance
+    from isingmoe.equilibrium import irreversibility, load_balance
     from isingmoe.errors import (
         ConvergenceError,
         DegenerateTraceWarning,
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     )
     from isingmoe.estimators import MaximumLikelihood, Pseudolikelihood
     from isingmoe.fitted import Fit, open_fit
+    from isingmoe.generation import generate
     from isingmoe.inference import cross_validate, fit
     from isingmoe.neighbours import neighbour_overlap
     from isingmoe.observables import correlation
     from isingmoe.phase_diagrams import plot_phase_diagram
-    from isingmoe.plotting import plot_decay, plot_layers
+    from isingmoe.plotting import plot_budget, plot_decay, plot_layers
     from isingmoe.positions import Blocks, Cosines
     from isingmoe.sampling import simulate
     from isingmoe.summary import TraceInfo, info
@@ -54,7 +55,7 @@ _HOME = {
     "comparison": ("Comparison", "compare", "open_comparison"),
     "couplings": ("exponential", "power_law"),
     "derived": ("baseline", "windows"),
-    "equilibrium": ("load_balance",),
+    "equilibrium": ("irreversibility", "load_balance"),
     "errors": (
         "ConvergenceError",
         "DegenerateTraceWarning",
@@ -64,11 +65,12 @@ _HOME = {
     ),
     "estimators": ("MaximumLikelihood", "Pseudolikelihood"),
     "fitted": ("Fit", "open_fit"),
+    "generation": ("generate",),
     "inference": ("cross_validate", "fit"),
     "neighbours": ("neighbour_overlap",),
     "observables": ("correlation",),
     "phase_diagrams": ("plot_phase_diagram",),
-    "plotting": ("plot_decay", "plot_layers"),
+    "plotting": ("plot_budget", "plot_decay", "plot_layers"),
     "positions": ("Blocks", "Cosines"),
     "sampling": ("simulate",),
     "summary": ("TraceInfo", "info"),
@@ -118,7 +120,9 @@ __all__ = [
     "expert_set",
     "exponential",
     "fit",
+    "generate",
     "info",
+    "irreversibility",
     "load_balance",
     "neighbour_overlap",
     "occupancy",
@@ -126,6 +130,7 @@ __all__ = [
     "open_comparison",
     "open_fit",
     "open_traces",
+    "plot_budget",
     "plot_decay",
     "plot_layers",
     "plot_phase_diagram",

@@ -1,4 +1,4 @@
-"""The maximum-entropy equilibrium of an MoE layer, and the distance of a load from it."""
+"""Equilibrium: how far a load is from maximum entropy, and routing from detailed balance."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from isingmoe import _provenance
 from isingmoe._kernels import overlaps
 from isingmoe._schema import validate_structure
 from isingmoe._text import about
-from isingmoe.traces import pack_layer, trace_name
+from isingmoe.errors import ConvergenceError
+from isingmoe.estimators import MaximumLikelihood
+from isingmoe.folds import folds_of, ratio_error
+from isingmoe.histories import Histories
+from isingmoe.kinds import Settings
+from isingmoe.positions import Shape
+from isingmoe.regression import Estimated, split
+from isingmoe.traces import Track, each_layer, pack_layer, trace_name
 
-__all__ = ["load_balance", "load_entropy"]
+__all__ = ["irreversibility", "load_balance", "load_entropy"]
 
 Array = NDArray[np.floating]
 
@@ -120,3 +127,133 @@ def load_balance(traces: xr.Dataset) -> xr.Dataset:
             )
         },
     )
+
+
+def irreversibility(
+    traces: xr.Dataset,
+    *,
+    coupling: str | None = None,
+    field: str = "expert",
+    reach: int = 1,
+    decay: str | None = None,
+    position: Shape | str | None = None,
+    estimator: MaximumLikelihood | None = None,
+    n_folds: int = 5,
+    seed: int = 0,
+    track: Track | None = None,
+) -> xr.Dataset:
+    """Entropy production of the routing along the text, nought at equilibrium.
+
+    Parameters
+    ----------
+    traces : Dataset
+    coupling, field, reach, decay, position, estimator
+        Of the kinetic chain, as for `fit`. A symmetric coupling of one expert to a token is
+        reversible by construction.
+    n_folds : int
+        Folds of the sequences.
+    seed : int
+        Of the folds.
+    track : callable, optional
+        Wraps the iteration over layers, for a progress bar.
+
+    Returns
+    -------
+    Dataset
+        Per layer, in nats per token: `entropy_production`, free of the bias of the fit, and
+        its `entropy_production_error` over sequences; `entropy_production_in_sample`, what
+        the chain fitted to all sequences shows on them, too large by about the number of its
+        antisymmetric couplings over the number of tokens.
+
+    Raises
+    ------
+    TraceSchemaError
+        If the Dataset is not a trace.
+    ValueError
+        As `fit` does, and with fewer than two sequences or folds.
+    ConvergenceError
+        If a fit did not converge.
+
+    Notes
+    -----
+    The rate is the mean of ln P(text) - ln P(text read backwards) for a token, P the fitted
+    chain. For one distance it is the sum over a, b of (J_ab - J_ba) <n_a,i n_b,i+1>, up to
+    the ends of the sequences. On sequences that the chain was not fitted to it is zero on
+    average where text and its reversal are alike, whatever the chain; it may come out
+    negative by noise. It is at most that of the process that was fitted, as a chain of
+    finite reach sees it.
+
+    References
+    ----------
+    P. Gaspard, J. Stat. Phys. 117, 599 (2004); E. Roldan and J. M. R. Parrondo, Phys. Rev.
+    Lett. 105, 150607 (2010).
+    """
+    settings = Settings(
+        chain="kinetic",
+        coupling=coupling,
+        field=field,
+        reach=reach,
+        decay=decay,
+        position=position,
+        estimator=estimator,
+    )
+    known = settings.kind(traces)
+    kind, folds = known.kind, folds_of(traces, n_folds, seed)
+    rows, late = [], []
+    for place in each_layer(traces, track):
+        forward = kind.problem(traces, place)
+        backward = kind.problem(traces, place, reverse=True)
+        n = traces.sizes["sequence"]
+        gain, found, converged = np.zeros(n), None, True
+        for fold in folds:
+            train, ahead = split(forward, fold)
+            if not len(train.sets):
+                raise ValueError(
+                    f"{trace_name(traces)}: n_folds: expected tokens in more than one fold; use "
+                    "longer sequences"
+                )
+            found = kind.estimate(train, found)
+            converged = converged and found.maximum.converged
+            gain += _surplus(found, ahead, split(backward, fold)[1], n)
+        whole = kind.estimate(forward, found)
+        n_tokens = np.bincount(forward.sequence, minlength=n)
+        in_sample = _surplus(whole, forward, backward, n).sum() / n_tokens.sum()
+        rows.append((gain.sum() / n_tokens.sum(), ratio_error(gain, n_tokens), in_sample))
+        if not (converged and whole.maximum.converged):
+            late.append(int(traces["layer"].values[place]))
+    arguments = {**kind.arguments(), "n_folds": len(folds)}
+    if late:
+        raise ConvergenceError(
+            f"{trace_name(traces)}: no convergence in layers {late} after "
+            f"{arguments['max_iterations']} iterations; raise max_iterations or l2",
+            None,
+        )
+    names = {
+        "entropy_production": "entropy production, on held-out sequences",
+        "entropy_production_error": "standard error of the entropy production",
+        "entropy_production_in_sample": "entropy production, biased by the fit",
+    }
+    return xr.Dataset(
+        {
+            name: ("layer", np.array(column), about(text, "nat/token"))
+            for (name, text), column in zip(names.items(), zip(*rows, strict=True), strict=True)
+        },
+        coords={"layer": traces["layer"]},
+        attrs={
+            **arguments,
+            "provenance": _provenance.record(
+                "irreversibility", arguments, inputs=_provenance.describe(traces), seed=seed
+            ),
+        },
+    )
+
+
+def _surplus(found: Estimated, ahead: Histories, back: Histories, n: int) -> Array:
+    """Log-likelihood of sequences less that of the same read backwards, (sequence,)."""
+    sums = [
+        np.bincount(tokens.sequence, found.token_values(tokens), minlength=n)
+        if len(tokens.sets)
+        else np.zeros(n)
+        for tokens in (ahead, back)
+    ]
+    return sums[0] - sums[1]

@@ -13,10 +13,13 @@ from typer.core import TyperGroup
 from isingmoe._text import printable
 from isingmoe.cli import (
     INTERRUPTED,
+    budget,
     compare,
     example,
     fit,
+    generate,
     info,
+    irreversibility,
     phase_diagram,
     plot,
     simulate,
@@ -105,6 +108,9 @@ app = typer.Typer(
 app.command()(info.info)
 app.command()(fit.fit)
 app.command()(compare.compare)
+app.command()(budget.budget)
+app.command()(irreversibility.irreversibility)
+app.command()(generate.generate)
 app.command()(solve.solve)
 app.command()(simulate.simulate)
 app.command()(sweep.sweep)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 import isingmoe as im
+from isingmoe.cli._groups import spread
+from isingmoe.cli._kind_options import KindOptions
 from isingmoe.cli._options import (
     Folds,
     Json,
@@ -25,32 +27,37 @@ from isingmoe.cli._options import (
 )
 
 
+@spread
 def fit(
     traces: TraceFile,
     output: Output = None,
     chain: Annotated[
-        Literal["potts", "ising"] | None,
+        Literal["kinetic", "potts", "ising", "topk"] | None,
         typer.Option(
-            help="Of the primary expert, or of each expert on or off (default: potts where ranked)."
+            help="kinetic: the set of experts given the sets before (default where a token has "
+            "several). potts: of the primary expert (default where it has one). ising: each "
+            "expert on or off. topk: sets at equilibrium, by pseudolikelihood."
         ),
     ] = None,
-    coupling: Annotated[
-        Literal["none", "uniform", "diagonal", "symmetric", "full"] | None,
-        typer.Option(help="Of neighbouring states (default: full; diagonal for ising)."),
-    ] = None,
-    field: Annotated[
-        Literal["none", "expert"], typer.Option(help="Whether experts differ in their field.")
-    ] = "expert",
+    kind: KindOptions = KindOptions(),  # noqa: B008 -- spread takes it for the options' defaults
+    pseudolikelihood: Annotated[
+        bool, typer.Option(help="Fit a potts chain of any reach by its pseudolikelihood.")
+    ] = False,
     pseudocount: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Added to the pair counts on average (default: by evidence; 0.5 for ising).",
+            help="Of potts and ising chains: added to the pair counts on average (default: by "
+            "evidence; 0.5 for ising).",
         ),
     ] = None,
-    max_iterations: Annotated[
-        int, typer.Option(min=1, help="Limit of a fit without a closed form.")
-    ] = 200,
+    uncertainty: Annotated[
+        Literal["sandwich", "information", "bootstrap", "none"] | None,
+        typer.Option(
+            help="What standard errors are taken from (default: sandwich over sequences; "
+            "information for potts and ising)."
+        ),
+    ] = None,
     layer: Layers = None,
     figure: Annotated[
         Path | None, typer.Option(help="Also draw the summary over layers (.png, .pdf, .svg).")
@@ -66,7 +73,7 @@ def fit(
 
     Writes fit.nc beside traces.nc, NAME.fit.nc beside NAME.nc.
 
-    Example: isingmoe fit traces.nc --coupling symmetric --figure layers.png
+    Example: isingmoe fit traces.nc --field position+sequence --reach 4 --figure layers.png
     """
     from isingmoe._text import track
     from isingmoe.traces import select_layers
@@ -77,12 +84,16 @@ def fit(
 
         check_figure(figure, overwrite)
     opened = select_layers(im.open_traces(traces), layer)
+    if chain is None and not pseudolikelihood:
+        chain = _announced(opened)
     result = im.fit(
         opened,
-        chain=chain,
-        coupling=coupling,
-        field=field,
-        estimator=im.MaximumLikelihood(pseudocount=pseudocount, max_iterations=max_iterations),
+        chain="potts" if chain is None else chain,
+        **kind.settings(),
+        estimator=_estimator(chain, kind, pseudolikelihood, pseudocount),
+        uncertainty=uncertainty,
+        n_resamples=resamples,
+        seed=seed,
         track=lambda layers: track(layers, "fit"),
     )
     comparison = im.compare(
@@ -101,9 +112,12 @@ def fit(
         _draw(comparison, figure, overwrite)
     if json:
         fitted = result.data[["J", "J_error", "h", "h_error"]]
+        if "distance" in fitted.dims:
+            # The distances of C(d) are others.
+            fitted = fitted.rename(distance="coupling_distance")
         emit_json(
             comparison.data.merge(fitted, join="exact", compat="no_conflicts"),
-            ("layer", "centre", "distance", "expert", "next_expert"),
+            ("layer", "centre", "distance", "coupling_distance", "expert", "next_expert"),
             fit=str(target),
         )
         return
@@ -111,6 +125,35 @@ def fit(
     shown = f" and {figure}" if figure is not None else ""
     emit_text(f"\nWritten: {target}{shown}")
     emit_text(f"Next: isingmoe compare {target} {traces} -o comparison.nc")
+
+
+def _announced(traces: Any) -> Literal["kinetic", "potts"]:
+    """The chain that the trace calls for, said on stderr."""
+    k = int(traces.attrs["top_k"])
+    if k > 1:
+        typer.echo(
+            f"isingmoe: {k} experts to a token: fitting kinetic chains of whole sets; --chain "
+            "names another",
+            err=True,
+        )
+        return "kinetic"
+    return "potts"
+
+
+def _estimator(
+    chain: str | None, kind: KindOptions, pseudolikelihood: bool, pseudocount: float | None
+) -> im.MaximumLikelihood | im.Pseudolikelihood:
+    if pseudolikelihood or chain == "topk":
+        if pseudocount is not None:
+            raise ValueError("pseudocount: a pseudolikelihood has none; use --l2")
+        return im.Pseudolikelihood(l2=kind.penalty(), max_iterations=kind.max_iterations)
+    if pseudocount is not None and chain == "kinetic":
+        raise ValueError("pseudocount: kinetic chains have none; use --l2")
+    if kind.l2 is not None and chain in ("potts", "ising"):
+        raise ValueError(f"l2: {chain} chains have none; use --pseudocount")
+    return im.MaximumLikelihood(
+        pseudocount=pseudocount, l2=kind.penalty(), max_iterations=kind.max_iterations
+    )
 
 
 def _draw(comparison: im.Comparison, path: Path, overwrite: bool) -> None:
