@@ -40,7 +40,7 @@ SHARES = {
     "left": "what none of these tells",
 }
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
 Track = Callable[[Iterable[int]], Iterable[int]]
 
 
@@ -323,7 +323,7 @@ def _criteria(found: Estimated) -> tuple[float, float, float]:
 
 def _declared(has_tokens: bool) -> dict[str, tuple[tuple[str, ...], str, str]]:
     model, share, layer = ("layer", "model"), ("layer", "share"), ("layer",)
-    declared = {
+    declared: dict[str, tuple[tuple[str, ...], str, str]] = {
         "held_out_bits": (model, "bits per token on held-out sequences", "bit/token"),
         "aic_bits": (model, "Akaike's criterion over twice the tokens", "bit/token"),
         "bic_bits": (model, "Bayesian criterion over twice the tokens", "bit/token"),

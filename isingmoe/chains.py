@@ -267,8 +267,6 @@ class KineticChain(Experts):
     n_sites: int | None = None
     temperature: float = 1.0
 
-    boundary: ClassVar[str] = "open"
-
     def __post_init__(self) -> None:
         self._check_numbers(shortest=1)
         if self.n_sites is None and np.ndim(self.h) == 2:
@@ -277,6 +275,11 @@ class KineticChain(Experts):
                 f"{np.shape(self.h)}; a field for each site needs n_sites"
             )
         self._check_experts(n_spare=0)
+
+    @property
+    def boundary(self) -> str:
+        """A sequence begins and ends."""
+        return "open"
 
     @property
     def strength(self) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from isingmoe import _provenance
 from isingmoe._storage import check_content, read_dataset, write_dataset
 from isingmoe._text import about, interval, number, plain, render, report, with_errors
 from isingmoe.chain_lengths import chain_correlation
+from isingmoe.chains import KineticChain
 from isingmoe.decay import decay_fit
 from isingmoe.equilibrium import load_balance
 from isingmoe.fitted import Fit
@@ -183,9 +184,11 @@ def predicted_correlation(fit: Fit, max_distance: int, seed: int = 0) -> xr.Data
 def _of_chains(fit: Fit, max_distance: int, seed: int) -> xr.Dataset:
     layers = fit.data["layer"]
     if fit.data.attrs["chain"] == "kinetic":
+        chains = [fit.chain(layer) for layer in layers.values.tolist()]
         curves = [
-            chain_correlation(fit.chain(layer), max_distance, n_tokens=_N_TOKENS, seed=seed)
-            for layer in layers.values.tolist()
+            chain_correlation(chain, max_distance, n_tokens=_N_TOKENS, seed=seed)
+            for chain in chains
+            if isinstance(chain, KineticChain)
         ]
     else:
         exact = [

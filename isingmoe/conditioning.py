@@ -10,6 +10,7 @@ matrices say about how many parameters the data determine against a Gaussian pri
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from isingmoe.parameters import Parameters
 
 __all__ = ["Landscape", "Precision"]
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
 
 # Added to the number of tokens that have a row, times the mean variance of an expert: its
 # curvature is then positive.
@@ -57,7 +58,7 @@ class Precision:
         rest = parameters.n - parameters.n_couplings - m
         fields = np.repeat([self.field, self.position], [m, rest])
         gram = parameters.weighed(np.eye(parameters.of_distance))
-        return block_diag(*(l2 * gram for l2 in self.coupling), np.diag(fields))
+        return np.asarray(block_diag(*(l2 * gram for l2 in self.coupling), np.diag(fields)))
 
     def pull(self, parameters: Parameters, x: Array) -> Array:
         """Gradient of the penalty on the parameters; the penalty is half of it times x."""
@@ -126,7 +127,7 @@ class Landscape:
         shapes = p.shape_columns() if p.has_field else np.zeros((p.n_blocks, 0))
         if p.has_field:
             prior += [np.r_[precision.field, np.full(shapes.shape[1] - 1, precision.position)]]
-        project = block_diag(*blocks, shapes)
+        project = np.asarray(block_diag(*blocks, shapes))
         self._mixed = project.T @ self._mixed
         curvature = project.T @ shared @ project + np.diag(np.concatenate(prior))
         if self._mixed.size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ __all__ = [
     "value_curvatures",
 ]
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
 
 # Elements of the mixed derivatives of some values of a grouping.
 _HELD = 2 * 10**6

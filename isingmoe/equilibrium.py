@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -23,7 +25,7 @@ from isingmoe.traces import Track, each_layer, pack_layer, trace_name
 
 __all__ = ["irreversibility", "load_balance", "load_entropy"]
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
 
 
 def load_entropy(load: Array) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -10,7 +12,7 @@ from isingmoe.traces import trace_name
 
 __all__ = ["folds_of", "ratio_error"]
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
 
 
 def folds_of(traces: xr.Dataset, n_folds: int, seed: int) -> list[NDArray[np.int64]]:

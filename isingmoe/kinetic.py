@@ -25,7 +25,7 @@ __all__ = [
     "value_and_slope",
 ]
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
 
 # With more tokens than this one in so many is fitted first, with so many iterations.
 _MANY, _EVERY, _FIRST = 1 << 14, 4, 30

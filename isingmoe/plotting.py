@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -238,7 +238,8 @@ def plot_budget(budget: Budget) -> Figure:
         fontsize=10,
     )
     handles, names = ax.get_legend_handles_labels()
-    figure.legend(handles[::-1], names[::-1], fontsize=8, frameon=False, loc="outside center right")
+    loc: Any = "outside center right"
+    figure.legend(handles[::-1], names[::-1], fontsize=8, frameon=False, loc=loc)
     return figure
 
 

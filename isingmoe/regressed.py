@@ -30,7 +30,7 @@ from isingmoe.uncertainty import (
 
 __all__ = ["Regressed", "hash_of", "load_values"]
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
 
 # More parameters than this have a curvature that does not fit in memory.
 _MOST_PARAMETERS = 20_000

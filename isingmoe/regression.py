@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -27,7 +28,7 @@ __all__ = [
     "split",
 ]
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
 
 FIELD_PARTS = ("expert", "position", "sequence")
 # Precisions that a cross-validation chooses from, and its folds.
@@ -158,7 +159,8 @@ class Regression:
             Of a similar problem.
         """
         if self.prior == "cv":
-            return self._best([replace(self, prior=l2) for l2 in _L2], problem)
+            kinds: list[Regression] = [replace(self, prior=l2) for l2 in _L2]
+            return self._best(kinds, problem)
         if self.choices:
             kinds = [replace(self, shape=Cosines(n), choices=()) for n in self.choices]
             return self._best(kinds, problem)
@@ -179,7 +181,9 @@ class Regression:
                 "l2, position: 'cv' needs at least two sequences with tokens, got "
                 f"{len(known)}; give a number"
             )
-        folds = [known[fold::_N_FOLDS] for fold in range(min(_N_FOLDS, len(known)))]
+        folds = [
+            known[fold::_N_FOLDS].astype(np.int64) for fold in range(min(_N_FOLDS, len(known)))
+        ]
         scores = [held_out_values(kind, problem, folds, "")[0].sum() for kind in kinds]
         return kinds[int(np.argmax(scores))].estimate(problem)
 

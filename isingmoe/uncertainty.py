@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ __all__ = [
     "sequence_scores",
 ]
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
 
 UNCERTAINTIES = ("sandwich", "information", "bootstrap", "none")
 
