@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
 from isingmoe._schema import validate_structure
@@ -156,7 +157,8 @@ def budget(
         raise ValueError("coupling: expected one that is not 'none'; memory is what it scores")
     kinds = _kinds(traces, reach, coupling, position)
     folds = folds_of(traces, n_folds, seed)
-    rows = [_layer(traces, place, kinds, reach, folds) for place in each_layer(traces, track)]
+    with threadpool_limits(1, user_api="blas"):
+        rows = [_layer(traces, place, kinds, reach, folds) for place in each_layer(traces, track)]
     late = [
         int(layer)
         for layer, row in zip(traces["layer"].values, rows, strict=True)

@@ -93,15 +93,18 @@ class Landscape:
         self._parameters, self._precision = parameters, precision
         q, n = problem.n_experts, problem.n_fixed
         # Of many tokens some say as much; fields are eliminated with what all of them say.
-        every = 1 if problem.groups else max(len(problem.sets) // _ENOUGH, 1)
+        is_whole = bool(problem.groups) or problem.weight.size > 0
+        every = 1 if is_whole else max(len(problem.sets) // _ENOUGH, 1)
         features = np.ascontiguousarray(problem.features[::every])
-        tiles = information(features, problem.strength, table, problem.top_k, n, False)
+        tiles = information(
+            features, problem.strength, problem.weight, table, problem.top_k, n, False
+        )
         by_pair = np.moveaxis(tiles, 0, 1).reshape(tiles.shape[1], -1)[:, :q]
         f, g = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
         low, high = np.minimum(f, g), np.maximum(f, g)
         shared = by_pair[high * (high + 1) // 2 + low] * (len(problem.sets) / len(features))
         own = shared[n - problem.n_blocks :, n - problem.n_blocks :].sum((0, 1))
-        least = _LEAST_COUNT * (own / len(problem.sets) + 1 / len(problem.sets))
+        least = _LEAST_COUNT * (own + 1) / problem.n_tokens
         shared[np.arange(n), np.arange(n)] += least
         self._groups, self._mixed = [], np.zeros((q, n, 0))
         for which, tau in enumerate(precision.groups):

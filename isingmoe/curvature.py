@@ -86,7 +86,8 @@ def exact_curvature(
         If some direction of the parameters is not determined.
     """
     n_fixed = problem.n_fixed
-    packed = information(problem.features, problem.strength, table, problem.top_k, n_fixed, True)
+    few = problem.merged()
+    packed = information(few.features, few.strength, few.weight, table, few.top_k, n_fixed, True)
     pairs = problem.n_experts * (problem.n_experts + 1) // 2
     flat = np.moveaxis(packed, 0, 1).reshape(packed.shape[1], -1)[:, :pairs]
     block = _block_of(flat, n_fixed, problem.n_experts)
@@ -150,7 +151,8 @@ def effective_fields(
     -------
     float
         Their number less tau times the trace of their posterior covariance, which is that of
-        Laplace's approximation with all else held.
+        Laplace's approximation with the couplings held, and the field that all have in common
+        free: it takes one of them, where there are more.
     float
         Standard error of ln tau.
 
@@ -158,15 +160,28 @@ def effective_fields(
     -----
     The evidence of a direction in which the data have the information i is that of a variance
     1/tau + 1/i: its Fisher information of ln tau is the square of i / (i + tau), over two.
+    Both are of what is left when the common field is fitted, as by restricted maximum
+    likelihood (H. D. Patterson and R. Thompson, Biometrika 58, 545 (1971)).
     """
     C = contrasts(problem.n_experts)
-    total, squares = 0.0, 0.0
+    # Sums of powers of i / (i + tau), matrices (contrast, contrast).
+    first, second, third = np.zeros((3, C.shape[1], C.shape[1]))
+    n_known = 0
     for rows in value_curvatures(problem, table, which):
-        own = np.maximum(np.linalg.eigvalsh(C.T @ rows[:, 0] @ C), 0)
-        share = own / (own + tau)
-        total += float(share.sum())
-        squares += float((share**2).sum())
-    return total, np.sqrt(2 / squares) if squares > 0 else np.inf
+        own = C.T @ rows[:, 0] @ C
+        share = np.linalg.solve(own + tau * np.eye(len(first)), own)
+        n_known += np.count_nonzero(share.any((1, 2)))
+        square = share @ share
+        first += share.sum(0)
+        second += square.sum(0)
+        third += (square @ share).sum(0)
+    number, squares = np.trace(first), np.trace(second)
+    if n_known > 1:
+        common = np.linalg.lstsq(first, second, rcond=None)[0]
+        cubes = np.linalg.lstsq(first, third, rcond=None)[0]
+        number -= np.trace(common)
+        squares += np.trace(common @ common) - 2 * np.trace(cubes)
+    return float(number), float(np.sqrt(2 / squares)) if squares > 0 else np.inf
 
 
 def mean_covariance(problem: Histories, table: Array) -> Array:

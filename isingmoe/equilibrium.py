@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import xlogy
 from scipy.stats import chi2
+from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
 from isingmoe._kernels import overlaps
@@ -202,27 +203,28 @@ def irreversibility(
     known = settings.kind(traces)
     kind, folds = known.kind, folds_of(traces, n_folds, seed)
     rows, late = [], []
-    for place in each_layer(traces, track):
-        forward = kind.problem(traces, place)
-        backward = kind.problem(traces, place, reverse=True)
-        n = traces.sizes["sequence"]
-        gain, found, converged = np.zeros(n), None, True
-        for fold in folds:
-            train, ahead = split(forward, fold)
-            if not len(train.sets):
-                raise ValueError(
-                    f"{trace_name(traces)}: n_folds: expected tokens in more than one fold; use "
-                    "longer sequences"
-                )
-            found = kind.estimate(train, found)
-            converged = converged and found.maximum.converged
-            gain += _surplus(found, ahead, split(backward, fold)[1], n)
-        whole = kind.estimate(forward, found)
-        n_tokens = np.bincount(forward.sequence, minlength=n)
-        in_sample = _surplus(whole, forward, backward, n).sum() / n_tokens.sum()
-        rows.append((gain.sum() / n_tokens.sum(), ratio_error(gain, n_tokens), in_sample))
-        if not (converged and whole.maximum.converged):
-            late.append(int(traces["layer"].values[place]))
+    with threadpool_limits(1, user_api="blas"):
+        for place in each_layer(traces, track):
+            forward = kind.problem(traces, place)
+            backward = kind.problem(traces, place, reverse=True)
+            n = traces.sizes["sequence"]
+            gain, found, converged = np.zeros(n), None, True
+            for fold in folds:
+                train, ahead = split(forward, fold)
+                if not len(train.sets):
+                    raise ValueError(
+                        f"{trace_name(traces)}: n_folds: expected tokens in more than one fold; use "
+                        "longer sequences"
+                    )
+                found = kind.estimate(train, found)
+                converged = converged and found.maximum.converged
+                gain += _surplus(found, ahead, split(backward, fold)[1], n)
+            whole = kind.estimate(forward, found)
+            n_tokens = np.bincount(forward.sequence, minlength=n)
+            in_sample = _surplus(whole, forward, backward, n).sum() / n_tokens.sum()
+            rows.append((gain.sum() / n_tokens.sum(), ratio_error(gain, n_tokens), in_sample))
+            if not (converged and whole.maximum.converged):
+                late.append(int(traces["layer"].values[place]))
     arguments = {**kind.arguments(), "n_folds": len(folds)}
     if late:
         raise ConvergenceError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from isingmoe.traces import trace_name
 __all__ = ["Grouping", "Histories", "by_sequence", "histories", "last_position", "runs"]
 
 Array = NDArray[Any]
+
+# A key of a token's rows and its expert is below 2^63.
+_LARGEST_KEY = 1 << 46
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Histories:
     n_blocks : int
     groups : tuple of int
         Number of values of each grouping.
+    weight : float64 ndarray (token,)
+        How often each token counts; empty where each counts once.
     """
 
     sets: NDArray[np.int16]
@@ -76,6 +81,12 @@ class Histories:
     both_sides: bool
     n_blocks: int
     groups: tuple[int, ...] = ()
+    weight: Array = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def n_tokens(self) -> float:
+        """Number of tokens, each as often as it counts."""
+        return float(self.weight.sum()) if self.weight.size else len(self.sets)
 
     @property
     def top_k(self) -> int:
@@ -104,7 +115,26 @@ class Histories:
             sets=self.sets[chosen],
             features=self.features[chosen],
             sequence=self.sequence[chosen],
+            weight=self.weight[chosen] if self.weight.size else self.weight,
         )
+
+    def merged(self) -> Histories:
+        """Tokens that are alike in all respects as one, where that is far fewer.
+
+        They are where a token has one expert: there are no more kinds of them than pairs of
+        experts and blocks. Which sequence they are in is lost.
+        """
+        size = self.n_rows + 1
+        columns = self.features.shape[1]
+        if self.top_k > 1 or self.groups or self.weight.size or size**columns > _LARGEST_KEY:
+            return self
+        key = self.sets[:, 0].astype(np.int64)
+        for column in self.features.T:
+            key = key * size + column
+        _, first, counts = np.unique(key, return_index=True, return_counts=True)
+        if 2 * len(first) > len(key):
+            return self
+        return replace(self.of(first), weight=counts.astype(float))
 
     def group_of(self, which: int) -> NDArray[np.int32]:
         """Value that each token has of a grouping; the number of values for none."""

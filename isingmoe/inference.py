@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
 from isingmoe._text import about
@@ -134,10 +135,12 @@ def fit(
     )
     kind = settings.kind(traces, n_resamples=n_resamples, seed=seed)
     rows, seen = [], hashlib.sha256()
-    for place in each_layer(traces, track):
-        row, data = kind.layer(traces, place)
-        seen.update(data)
-        rows.append(row)
+    # The matrices are small: threads of the linear algebra would be in each other's way.
+    with threadpool_limits(1, user_api="blas"):
+        for place in each_layer(traces, track):
+            row, data = kind.layer(traces, place)
+            seen.update(data)
+            rows.append(row)
     arguments = kind.arguments()
     variables: dict[str, Any] = {
         name: (dims, np.array([row[name] for row in rows]), attributes)
@@ -262,12 +265,13 @@ def cross_validate(
     kind = settings.kind(traces, seed=seed)
     folds = folds_of(traces, n_folds, seed)
     scores, converged = np.zeros((traces.sizes["layer"], 3)), True
-    for place in each_layer(traces, track):
-        chained, alone, n_tokens, known = kind.held_out(traces, place, folds)
-        converged = converged and known
-        scores[place, 0] = -chained.sum() / n_tokens.sum()
-        scores[place, 1] = -alone.sum() / n_tokens.sum()
-        scores[place, 2] = ratio_error(chained - alone, n_tokens)
+    with threadpool_limits(1, user_api="blas"):
+        for place in each_layer(traces, track):
+            chained, alone, n_tokens, known = kind.held_out(traces, place, folds)
+            converged = converged and known
+            scores[place, 0] = -chained.sum() / n_tokens.sum()
+            scores[place, 1] = -alone.sum() / n_tokens.sum()
+            scores[place, 2] = ratio_error(chained - alone, n_tokens)
     scores /= np.log(2)
     arguments = kind.arguments()
     if not converged:

@@ -116,9 +116,11 @@ def full_table(parameters: Parameters, x: Array, fields: list[Array]) -> Array:
 
 
 def value_and_slope(problem: Histories, table: Array) -> tuple[Array, Array]:
-    """Log-likelihood of each token, and the gradient of their sum by the table."""
+    """Log-likelihood of each token once, and the gradient of their weighted sum by the table."""
     n_parts = 4 * numba.get_num_threads()
-    return log_likelihood(problem.sets, problem.features, problem.strength, table, n_parts)
+    return log_likelihood(
+        problem.sets, problem.features, problem.strength, problem.weight, table, n_parts
+    )
 
 
 def maximise(
@@ -153,8 +155,9 @@ def maximise(
     (1992)).
     """
     prior = Prior(groups=(None,) * len(problem.groups)) if prior is None else prior
+    problem = problem.merged()
     point = _Point(parameters, np.zeros(parameters.n), [])
-    if start is None and len(problem.sets) > _MANY:
+    if start is None and len(problem.sets) > _MANY and not problem.weight.size:
         # Far from the maximum some of the tokens say as well where to go.
         some = problem.of(np.arange(0, len(problem.sets), _EVERY))
         start = maximise(some, parameters, prior, max_iterations=_FIRST)
@@ -245,7 +248,8 @@ class _Objective:
             by_fields.append(tau * u - slope[row : row + len(u)] @ p.contrast)
             row += len(u)
         gradient = self._landscape.gradient(by_x, by_fields)
-        likelihood = float(values.sum())
+        weight = self._problem.weight
+        likelihood = float(values @ weight if weight.size else values.sum())
         value = penalty / 2 - likelihood
         if value < self._best_value:
             self._best_value, self.best = value, point
@@ -366,9 +370,10 @@ def _known(problem: Histories, parameters: Parameters, fields: list[Array]) -> l
 def _load(problem: Histories, parameters: Parameters) -> Array:
     """Parameters of independent tokens with about the observed load."""
     x = np.zeros(parameters.n)
-    q, n = problem.n_experts, len(problem.sets)
+    q, n = problem.n_experts, problem.n_tokens
     if parameters.has_field:
-        counts = np.bincount(problem.sets.ravel(), minlength=q) + 0.5
+        weight = np.repeat(problem.weight, problem.top_k) if problem.weight.size else None
+        counts = np.bincount(problem.sets.ravel(), weight, minlength=q) + 0.5
         rate = np.minimum(counts / (n + 0.5 * q / problem.top_k), 1 - 0.5 / n)
         at = parameters.n_couplings
         x[at : at + q - 1] = (np.log(rate) - np.log1p(-rate)) @ parameters.contrast

@@ -156,7 +156,9 @@ class Regressed:
         found = self.kind.estimate(problem)
         problem, own = found.problem, found.maximum.x
         spread = self._known_spread(found, traces, place)
-        values = found.token_values(problem)
+        nats = found.maximum.log_likelihood
+        if "sequence" in self.kind.field:
+            nats = float(found.token_values(problem).sum())
         n = len(problem.sets)
         bits = n * np.log(2)
         result = {
@@ -165,8 +167,8 @@ class Regressed:
             "h_error": spread.of(found.field),
             "marginal": _marginal(problem, found.table),
             "marginal_error": _load_error(problem),
-            "log_likelihood": float(values.sum()),
-            "bits_per_token": -float(values.sum()) / bits,
+            "log_likelihood": nats,
+            "bits_per_token": -nats / bits,
             "bits_load": -load_values(problem, _load_of(problem)) / bits,
             "bits_uniform": np.log2(comb(problem.n_experts, problem.top_k)),
             "n_pairs": n,
@@ -356,7 +358,7 @@ def _load_of(problem: Histories) -> Array:
 
 def _marginal(problem: Histories, table: Array) -> Array:
     """Chance of each expert, on average over the tokens."""
-    _, slope = value_and_slope(problem, table)
+    _, slope = value_and_slope(problem.merged(), table)
     blocks = slice(problem.n_couplings, problem.n_fixed)
     return _load_of(problem) - slope[blocks].sum(0) / len(problem.sets)
 

@@ -108,16 +108,16 @@ def flat(tiles, n_columns):
 def test_likelihood_gradient_and_information_against_enumeration(q, k, reach, shared):
     sets, features, strength, table = random_problem(10 * q + k, q, k, reach, shared=shared)
     value, slope, curvature = slow_derivatives(sets, features, strength, table)
-    found = log_likelihood(sets, features, strength, table, 3)
+    found = log_likelihood(sets, features, strength, np.empty(0), table, 3)
     np.testing.assert_allclose(found[0], value, atol=1e-10)
     np.testing.assert_allclose(found[1], slope, atol=1e-10)
     n_rows = len(table) - 3
     high, low = np.tril_indices(n_rows)
     upper = np.triu_indices(q)
-    whole = information(features, strength, table, k, n_rows, True)
+    whole = information(features, strength, np.empty(0), table, k, n_rows, True)
     expected = curvature[low, high][:, *upper]
     np.testing.assert_allclose(flat(whole, len(upper[0])), expected, atol=1e-10)
-    alone = information(features, strength, table, k, n_rows, False)
+    alone = information(features, strength, np.empty(0), table, k, n_rows, False)
     expected = np.diagonal(curvature[low, high], axis1=1, axis2=2)
     np.testing.assert_allclose(flat(alone, q), expected, atol=1e-10)
 
@@ -154,21 +154,21 @@ def test_runs_against_enumeration(whole):
 def test_parts_and_threads_do_not_matter():
     """Bit for bit in the values, and by rounding in sums; 37 experts fill several tiles."""
     sets, features, strength, table = random_problem(1, 37, 2, 1, n=2500)
-    one, many = (log_likelihood(sets, features, strength, table, n) for n in (1, 7))
+    one, many = (log_likelihood(sets, features, strength, np.empty(0), table, n) for n in (1, 7))
     np.testing.assert_array_equal(one[0], many[0])
     np.testing.assert_allclose(one[1], many[1], atol=1e-10)
-    whole = flat(information(features, strength, table, 2, 40, True), 37 * 38 // 2)
+    whole = flat(information(features, strength, np.empty(0), table, 2, 40, True), 37 * 38 // 2)
     halves = [
-        flat(information(some, strength, table, 2, 40, True), 37 * 38 // 2)
+        flat(information(some, strength, np.empty(0), table, 2, 40, True), 37 * 38 // 2)
         for some in (features[:1100], features[1100:])
     ]
     np.testing.assert_allclose(whole, sum(halves), atol=1e-9)
     threads = nb.get_num_threads()
     try:
         nb.set_num_threads(1)
-        alone = log_likelihood(sets, features, strength, table, 7)
+        alone = log_likelihood(sets, features, strength, np.empty(0), table, 7)
         np.testing.assert_array_equal(alone[1], many[1])
-        again = flat(information(features, strength, table, 2, 40, True), 37 * 38 // 2)
+        again = flat(information(features, strength, np.empty(0), table, 2, 40, True), 37 * 38 // 2)
         np.testing.assert_array_equal(again, whole)
     finally:
         nb.set_num_threads(threads)
@@ -275,7 +275,12 @@ class TestParameters:
 
         def value(x):
             values, slope = log_likelihood(
-                problem.sets, problem.features, problem.strength, parameters.table(x), 2
+                problem.sets,
+                problem.features,
+                problem.strength,
+                np.empty(0),
+                parameters.table(x),
+                2,
             )
             return values.sum(), slope
 

@@ -93,7 +93,9 @@ def whole_hessian(problem, parameters, precision, x, fields):
     """Minus the second derivatives by the parameters and all random fields together."""
     q, n_rows = problem.n_experts, problem.n_rows
     table = full_table(parameters, x, fields)
-    tiles = information(problem.features, problem.strength, table, problem.top_k, n_rows, True)
+    tiles = information(
+        problem.features, problem.strength, problem.weight, table, problem.top_k, n_rows, True
+    )
     packed = np.moveaxis(tiles, 0, 1).reshape(tiles.shape[1], -1)
     by_table = np.zeros((n_rows, q, n_rows, q))
     pair = np.zeros((q, q), int)
@@ -180,25 +182,36 @@ class TestCurvature:
         assert slope == pytest.approx((value(at + step[n]) - value(at - step[n])) / 2e-3, abs=1e-4)
 
     def test_posterior_of_random_fields(self):
-        """The trace of share and the Fisher information of ln tau, value by value."""
-        problem, parameters, precision = layer("full", groups=2)
+        """Their number and the Fisher information of ln tau, with a common field that is free."""
+        problem, parameters, precision = layer("full", groups=1)
+        x, fields = random_point(parameters, problem)
+        tau, n, q = precision.groups[0], parameters.n, problem.n_experts
+        whole = whole_hessian(problem, parameters, precision, x, fields)
+        own = whole[n:, n:]
+        data = own - tau * np.eye(len(own))
+        # A common field moves those of all values alike.
+        common = np.tile(np.eye(q - 1), (problem.groups[0], 1))
+        both = np.block([[common.T @ data @ common, common.T @ data], [data @ common, own]])
+        posterior = np.linalg.inv(both)[q - 1 :, q - 1 :]
+        spread = np.linalg.inv(data) + np.eye(len(own)) / tau
+        inverse = np.linalg.inv(spread)
+        mean = np.linalg.solve(common.T @ inverse @ common, common.T @ inverse)
+        left = (inverse - inverse @ common @ mean) / tau
+        found, error = effective_fields(problem, full_table(parameters, x, fields), 0, tau)
+        assert found == pytest.approx(len(own) - tau * np.trace(posterior), rel=1e-9)
+        assert error == pytest.approx(np.sqrt(2 / np.trace(left @ left)), rel=1e-9)
+
+    def test_one_random_field(self):
+        """It is that of all: nothing is left to tell how far such fields are spread."""
+        problem, parameters, precision = layer("full", groups=1)
+        alone = problem.of(problem.sequence == 0)
         x, fields = random_point(parameters, problem)
         table = full_table(parameters, x, fields)
-        n, q = parameters.n, problem.n_experts
-        whole = whole_hessian(problem, parameters, precision, x, fields)
-        start = n
-        for which, size in enumerate(problem.groups):
-            tau = precision.groups[which]
-            own = whole[start : start + size * (q - 1), start : start + size * (q - 1)]
-            posterior = np.linalg.inv(own)
-            number = len(own) - tau * np.trace(posterior)
-            share = np.linalg.eigvalsh(np.eye(len(own)) - tau * posterior)
-            found, error = effective_fields(problem, table, which, tau)
-            assert found == pytest.approx(number, rel=1e-9)
-            assert error == pytest.approx(np.sqrt(2 / (share**2).sum()), rel=1e-9)
-            start += len(own)
-        shapes = [rows.shape for rows in value_curvatures(problem, table, 1, 3)]
-        assert shapes == [(3, 4, q, q)]
+        some, error = effective_fields(alone, table, 0, precision.groups[0])
+        assert 0 < some < problem.n_experts
+        assert np.isfinite(error)
+        shapes = [rows.shape for rows in value_curvatures(problem, table, 0, 3)]
+        assert shapes == [(problem.groups[0], 4, problem.n_experts, problem.n_experts)]
 
 
 class TestLandscape:
@@ -324,14 +337,16 @@ class TestEvidence:
     """The prior that is chosen, against Laplace's evidence at many others."""
 
     def log_evidence(self, problem, parameters, prior):
-        """Laplace's evidence of the couplings, or of the random fields at the best couplings."""
+        """Laplace's evidence of the couplings, or of the fields where the couplings are best."""
         found = maximise(problem, parameters, prior)
         precision = found.precision
         own = whole_hessian(problem, parameters, precision, found.x, found.fields)
         value = penalised(problem, parameters, precision, found.x, found.fields)
         if problem.groups:
-            own = own[parameters.n :, parameters.n :]
-            value += 0.5 * len(own) * np.log(precision.groups[0])
+            # With the common field, the last of the parameters, and the couplings held.
+            own = own[parameters.n - parameters.n_field :, parameters.n - parameters.n_field :]
+            size = problem.groups[0] * parameters.n_field
+            value += 0.5 * size * np.log(precision.groups[0])
         else:
             value += 0.5 * parameters.of_distance * np.log(precision.coupling[0])
         return value - 0.5 * np.linalg.slogdet(own)[1]

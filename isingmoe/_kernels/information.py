@@ -73,7 +73,7 @@ def _moments(features, strength, table, k, whole, moments):
 
 
 @nb.njit(cache=True, nogil=True, parallel=True)
-def information(features, strength, table, k, n_rows, whole):
+def information(features, strength, weight, table, k, n_rows, whole):
     """Observed information of the first rows of the table: minus the second derivatives.
 
     Parameters
@@ -81,6 +81,8 @@ def information(features, strength, table, k, n_rows, whole):
     features : int32 array (token, feature)
         A row that a token has twice acts with both strengths.
     strength : float64 array (feature,)
+    weight : float64 array (token,)
+        How often each token counts; empty where each counts once.
     table : float64 array (row, q)
     k : int
         Experts of a token.
@@ -107,9 +109,12 @@ def information(features, strength, table, k, n_rows, whole):
             first, last = n * part // _PARTS, n * (part + 1) // _PARTS
             some = features[start + first : start + last]
             _moments(some, strength, table, k, whole, moments[:, first:last])
-        token, weight, begin = _by_pair(features[start : start + n], strength, n_rows)
+            if weight.size:
+                for t in range(first, last):
+                    moments[:, t] *= weight[start + t]
+        token, product, begin = _by_pair(features[start : start + n], strength, n_rows)
         for tile in nb.prange(n_tiles):
-            _add_tile(token, weight, begin, moments[tile], result[tile])
+            _add_tile(token, product, begin, moments[tile], result[tile])
     return result
 
 

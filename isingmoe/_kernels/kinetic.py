@@ -52,7 +52,7 @@ def _weigh(features, strength, table, start, n, log_weight, top, weight):
 
 
 @nb.njit(cache=True, nogil=True)
-def _part(sets, features, strength, table, values, slope, last):
+def _part(sets, features, strength, times, table, values, slope, last):
     """Log-likelihood of some tokens, its gradient added to `slope`, later rows to the last."""
     q, k = table.shape[1], sets.shape[1]
     log_weight, top, weight, taken, left, ratio, chance = _scratch(q, k)
@@ -74,6 +74,9 @@ def _part(sets, features, strength, table, values, slope, last):
                 row[b] = -included[b, t]
             for m in range(k):
                 row[members[m]] += 1
+            if times.size:
+                for b in range(q):
+                    row[b] *= times[start + t]
             for f in range(features.shape[1]):
                 into, s = slope[min(features[start + t, f], last)], strength[f]
                 for b in range(q):
@@ -81,7 +84,7 @@ def _part(sets, features, strength, table, values, slope, last):
 
 
 @nb.njit(cache=True, nogil=True, parallel=True)
-def log_likelihood(sets, features, strength, table, n_parts):
+def log_likelihood(sets, features, strength, weight, table, n_parts):
     """Log-likelihood of each token, and the gradient of their sum.
 
     Parameters
@@ -92,6 +95,8 @@ def log_likelihood(sets, features, strength, table, n_parts):
         Rows of the table.
     strength : float64 array (feature,)
         What each of them is multiplied with.
+    weight : float64 array (token,)
+        How often each token counts; empty where each counts once.
     table : float64 array (row, q)
     n_parts : int
         Pieces taken in parallel; the gradient depends on it by rounding alone.
@@ -99,6 +104,7 @@ def log_likelihood(sets, features, strength, table, n_parts):
     Returns
     -------
     values : float64 array (token,)
+        Of each token once.
     slope : float64 array (row, q)
         Derivative of the sum by the table.
     """
@@ -111,6 +117,7 @@ def log_likelihood(sets, features, strength, table, n_parts):
             sets[start:stop],
             features[start:stop],
             strength,
+            weight[start:stop],
             table,
             values[start:stop],
             slopes[part],
@@ -140,7 +147,16 @@ def run_slopes(sets, features, edges, strength, table, n_rows):
     for run in nb.prange(len(edges) - 1):
         first, last = edges[run], edges[run + 1]
         values = np.empty(last - first)
-        _part(sets[first:last], features[first:last], strength, table, values, slopes[run], n_rows)
+        _part(
+            sets[first:last],
+            features[first:last],
+            strength,
+            np.empty(0),
+            table,
+            values,
+            slopes[run],
+            n_rows,
+        )
     return slopes[:, :n_rows]
 
 
