@@ -21,7 +21,7 @@ from isingmoe.folds import folds_of, ratio_error
 from isingmoe.histories import Histories
 from isingmoe.kinds import Settings
 from isingmoe.positions import Shape
-from isingmoe.regression import Estimated, split
+from isingmoe.regression import Estimated, fold_fits, split
 from isingmoe.traces import Track, each_layer, pack_layer, trace_name
 
 __all__ = ["irreversibility", "load_balance", "load_entropy"]
@@ -209,16 +209,10 @@ def irreversibility(
             backward = kind.problem(traces, place, reverse=True)
             n = traces.sizes["sequence"]
             gain, found, converged = np.zeros(n), None, True
-            for fold in folds:
-                train, ahead = split(forward, fold)
-                if not len(train.sets):
-                    raise ValueError(
-                        f"{trace_name(traces)}: n_folds: expected tokens in more than one fold; use "
-                        "longer sequences"
-                    )
-                found = kind.estimate(train, found)
+            for fold, found in fold_fits(kind, forward, folds, trace_name(traces)):
                 converged = converged and found.maximum.converged
-                gain += _surplus(found, ahead, split(backward, fold)[1], n)
+                ahead, back = split(forward, fold)[1], split(backward, fold)[1]
+                gain += _surplus(found, ahead, back, n)
             whole = kind.estimate(forward, found)
             n_tokens = np.bincount(forward.sequence, minlength=n)
             in_sample = _surplus(whole, forward, backward, n).sum() / n_tokens.sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "FIELD_PARTS",
     "Estimated",
     "Regression",
+    "fold_fits",
     "followed_values",
     "held_out_values",
     "split",
@@ -324,14 +326,14 @@ def by_token(traces: xr.Dataset) -> Grouping:
     return Grouping(index, len(known))
 
 
-def held_out_values(
+def fold_fits(
     kind: Regression,
     problem: Histories,
     folds: list[NDArray[np.int64]],
     name: str,
     start: Estimated | None = None,
-) -> tuple[Array, bool, Estimated | None]:
-    """Log-likelihood of every token by a fit to the other folds.
+) -> Iterator[tuple[NDArray[np.int64], Estimated]]:
+    """Each fold of the sequences that has tokens, and the fit to the others.
 
     Parameters
     ----------
@@ -344,6 +346,38 @@ def held_out_values(
     start : Estimated, optional
         Of a similar problem.
 
+    Raises
+    ------
+    ValueError
+        If all tokens are in one fold.
+    """
+    found = start
+    for fold in folds:
+        train, test = split(problem, fold)
+        if not len(test.sets):
+            continue
+        if not len(train.sets):
+            raise ValueError(
+                f"{name}: n_folds: expected tokens in more than one fold; use longer sequences"
+            )
+        found = kind.estimate(train, found)
+        yield fold, found
+
+
+def held_out_values(
+    kind: Regression,
+    problem: Histories,
+    folds: list[NDArray[np.int64]],
+    name: str,
+    start: Estimated | None = None,
+) -> tuple[Array, bool, Estimated | None]:
+    """Log-likelihood of every token by a fit to the other folds.
+
+    Parameters
+    ----------
+    kind, problem, folds, name, start
+        As for `fold_fits`.
+
     Returns
     -------
     ndarray (token,)
@@ -351,26 +385,13 @@ def held_out_values(
         Whether every fit converged.
     Estimated or None
         The last fit.
-
-    Raises
-    ------
-    ValueError
-        If all tokens are in one fold.
     """
-    values, converged, found = np.empty(len(problem.sets)), True, start
-    for fold in folds:
+    values, converged, last = np.empty(len(problem.sets)), True, start
+    for fold, found in fold_fits(kind, problem, folds, name, start):
         chosen = np.isin(problem.sequence, fold)
-        if not chosen.any():
-            continue
-        train, test = split(problem, fold)
-        if not len(train.sets):
-            raise ValueError(
-                f"{name}: n_folds: expected tokens in more than one fold; use longer sequences"
-            )
-        found = kind.estimate(train, found)
-        converged = converged and found.maximum.converged
-        values[chosen] = found.token_values(test)
-    return values, converged, found
+        values[chosen] = found.token_values(problem.of(chosen))
+        converged, last = converged and found.maximum.converged, found
+    return values, converged, last
 
 
 def split(problem: Histories, held_out: NDArray[np.integer]) -> tuple[Histories, Histories]:
