@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from isingmoe._kernels.kinetic import covariances, log_likelihood
+from isingmoe._kernels.kinetic import log_likelihood
 from isingmoe.conditioning import Landscape, Precision
 from isingmoe.curvature import effective_fields
 from isingmoe.histories import Histories
@@ -19,7 +19,6 @@ from isingmoe.parameters import Parameters
 __all__ = [
     "Maximum",
     "Prior",
-    "conditional_field",
     "full_table",
     "maximise",
     "value_and_slope",
@@ -42,8 +41,6 @@ _FEW_VALUES = 2000
 # Largest relative change of a precision that is left alone, with few parameters and many.
 _SETTLED, _FINEST = 0.2, 0.03
 _WEAKEST, _STRONGEST = 1e-3, 1e6
-# Newton steps for the field of a load, and how near its rates come.
-_LOAD_STEPS, _RATE_TOLERANCE = 100, 1e-12
 # Of the field of an expert: one that never fires has a finite field.
 _FIELD_PRECISION = 1e-2
 
@@ -378,35 +375,3 @@ def _load(problem: Histories, parameters: Parameters) -> Array:
         at = parameters.n_couplings
         x[at : at + q - 1] = (np.log(rate) - np.log1p(-rate)) @ parameters.contrast
     return x
-
-
-def conditional_field(rate: Array, k: int) -> Array:
-    """Zero-sum field of independent tokens whose experts are chosen at given rates.
-
-    Parameters
-    ----------
-    rate : ndarray (expert,)
-        Between nought and one, with the sum k.
-    k : int
-
-    Returns
-    -------
-    ndarray (expert,)
-    """
-    q = len(rate)
-    edge = 1e-9
-    goal = np.clip(rate, edge, 1 - edge)
-    goal = goal * (k / goal.sum())
-    field_ = np.log(goal) - np.log1p(-np.minimum(goal, 1 - edge))
-    features, strength = np.zeros((1, 1), np.int32), np.ones(1)
-    covariance, included = np.empty((1, 1, q * (q + 1) // 2)), np.empty((1, q))
-    upper = np.triu_indices(q)
-    for _ in range(_LOAD_STEPS):
-        covariances(features, strength, field_[None], k, included, covariance)
-        if np.abs(goal - included[0]).max() < _RATE_TOLERANCE:
-            break
-        matrix = np.full((q, q), 1 / q)
-        matrix[upper] += covariance[0, 0]
-        matrix.T[upper] = matrix[upper]
-        field_ = field_ + np.clip(np.linalg.solve(matrix, goal - included[0]), -2, 2)
-    return field_ - field_.mean()

@@ -18,7 +18,8 @@ from isingmoe.chains import KineticChain
 from isingmoe.curvature import effective_fields, exact_curvature
 from isingmoe.decays import Decay
 from isingmoe.histories import Histories, runs
-from isingmoe.kinetic import conditional_field, value_and_slope
+from isingmoe.kinetic import value_and_slope
+from isingmoe.loads import load_values
 from isingmoe.regression import Estimated, Regression, held_out_values
 from isingmoe.traces import idle_experts, trace_name
 from isingmoe.uncertainty import (
@@ -28,7 +29,7 @@ from isingmoe.uncertainty import (
     sandwich_spread,
 )
 
-__all__ = ["Regressed", "hash_of", "load_values"]
+__all__ = ["Regressed", "hash_of"]
 
 Array = NDArray[Any]
 
@@ -315,28 +316,6 @@ def _couplings(found: Estimated, spread: Spread) -> dict[str, Any]:
 def hash_of(problem: Histories) -> bytes:
     """What tells the tokens of one trace from those of another."""
     return hashlib.sha256(problem.sets.tobytes() + problem.sequence.tobytes()).digest()
-
-
-def load_values(problem: Histories, marginal: Array) -> float:
-    """Log-likelihood of independent tokens with given chances of the experts, in nats."""
-    q, k = problem.n_experts, problem.top_k
-    field = conditional_field(marginal, k)
-    value, _ = value_and_slope(
-        Histories(
-            np.arange(k, dtype=np.int16)[None],
-            np.zeros((1, 1), np.int32),
-            np.ones(1),
-            np.zeros(1, np.int32),
-            q,
-            0,
-            False,
-            1,
-        ),
-        field[None],
-    )
-    log_z = field[:k].sum() - float(value[0])
-    counts = np.bincount(problem.sets.ravel(), minlength=q)
-    return float(counts @ field) - len(problem.sets) * log_z
 
 
 def plain_problem(problem: Histories) -> Histories:

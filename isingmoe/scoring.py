@@ -13,7 +13,8 @@ from isingmoe.curvature import mean_covariance
 from isingmoe.fitted import Fit
 from isingmoe.kinetic import value_and_slope
 from isingmoe.likelihood import check_counts, log_likelihood, pair_counts, token_pairs
-from isingmoe.regressed import hash_of, load_values
+from isingmoe.loads import load_values
+from isingmoe.regressed import hash_of
 from isingmoe.regression import followed_values
 from isingmoe.stationary import markov_chain
 

@@ -6,7 +6,7 @@ import xarray as xr
 from naive import simulate_markov
 
 import isingmoe as im
-from isingmoe.comparison import predicted_correlation
+from isingmoe.prediction import predicted_correlation
 from isingmoe.stationary import markov_chain
 
 
