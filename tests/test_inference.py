@@ -34,11 +34,36 @@ def top_k_traces(seed=0, *, n_experts=6, k=2, n_sequences=8, n_positions=60, ran
 
 
 def test_defaults_follow_the_trace():
-    assert im.fit(top_k_traces()).settings["chain"] == "potts"
-    ising = im.fit(top_k_traces(ranked=False))
-    assert ising.settings["chain"] == "ising"
-    assert ising.settings["coupling"] == "diagonal"
-    assert im.fit(top_k_traces()).settings["coupling"] == "full"
+    """Whole sets where a token has several experts, in order or not; else the one there is."""
+    several = im.fit(top_k_traces(n_sequences=12)).settings
+    assert several == {
+        "chain": "kinetic",
+        "coupling": "full",
+        "field": "expert",
+        "reach": 1,
+        "decay": None,
+        "position": None,
+        "estimator": im.MaximumLikelihood(),
+    }
+    assert im.fit(top_k_traces(n_sequences=12, ranked=False)).settings == several
+    one = im.fit(top_k_traces(k=1)).settings
+    assert (one["chain"], one["coupling"], one["field"]) == ("potts", "full", "expert")
+    assert im.fit(top_k_traces(), chain="ising").settings["coupling"] == "diagonal"
+    assert im.fit(top_k_traces(n_sequences=12), chain="topk").settings["estimator"] == (
+        im.Pseudolikelihood()
+    )
+
+
+def test_errors_are_those_of_the_chain():
+    """Over sequences where tokens are predicted one by one, of the counts where they are not."""
+    traces = top_k_traces(n_sequences=12)
+    assert im.fit(traces).data.attrs["uncertainty"] == "sandwich"
+    for chain in ("potts", "ising"):
+        assert im.fit(traces, chain=chain).data.attrs["uncertainty"] == "information"
+        with pytest.raises(ValueError, match=f"expected 'information' of a {chain} chain"):
+            im.fit(traces, chain=chain, uncertainty="sandwich")
+        with pytest.raises(ValueError, match=f"the {chain} chain of largest likelihood couples"):
+            im.fit(traces, chain=chain, reach=2)
 
 
 def test_fitted_chain_is_the_one_that_made_the_data():
@@ -194,8 +219,27 @@ def test_ising_fit_of_each_expert():
     np.testing.assert_allclose(exact["marginal"][1], fit.data["marginal"].sel(layer=7, expert=4))
 
 
-def test_a_fit_is_a_file_and_back(tmp_path):
-    fit = im.fit(top_k_traces())
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"chain": "potts"},
+        {"chain": "ising", "coupling": "uniform", "field": "none"},
+        {"chain": "topk", "coupling": "full", "uncertainty": "information"},
+        {"chain": "kinetic", "coupling": "full", "uncertainty": "information"},
+        {
+            "chain": "kinetic",
+            "coupling": "full",
+            "reach": 3,
+            "decay": "exponential",
+            "field": "position+sequence",
+            "position": im.Blocks(3),
+            "uncertainty": "information",
+        },
+    ],
+    ids=lambda kind: "-".join(map(str, kind.values())),
+)
+def test_a_fit_is_a_file_and_back(tmp_path, kind):
+    fit = im.fit(top_k_traces(), **kind)
     fit.save(tmp_path / "fit.nc")
     again = im.open_fit(tmp_path / "fit.nc")
     xr.testing.assert_identical(fit.data, again.data)
@@ -203,24 +247,31 @@ def test_a_fit_is_a_file_and_back(tmp_path):
     assert str(again) == str(fit)
     provenance = json.loads(again.data.attrs["provenance"])
     assert provenance["verb"] == "fit"
-    assert provenance["arguments"]["coupling"] == "full"
+    for name in ("chain", "coupling", "uncertainty"):
+        assert provenance["arguments"][name] == fit.data.attrs[name]
+
+
+def test_a_fit_says_which_file_it_is_of(tmp_path):
     traces_file = tmp_path / "traces.nc"
     im.save_traces(top_k_traces(), traces_file)
-    provenance = json.loads(im.fit(im.open_traces(traces_file)).data.attrs["provenance"])
+    fit = im.fit(im.open_traces(traces_file), chain="potts")
+    provenance = json.loads(fit.data.attrs["provenance"])
     assert provenance["input"]["file"] == "traces.nc"
     assert len(provenance["input"]["sha256"]) == 64
 
 
-def test_layers_are_the_models_own_numbers():
-    fit = im.fit(top_k_traces())
+@pytest.mark.parametrize("chain", ["potts", "ising", "kinetic"])
+def test_layers_are_the_models_own_numbers(chain):
+    traces = top_k_traces(n_sequences=12)
+    fit = im.fit(traces, chain=chain)
     assert fit.data["layer"].values.tolist() == [3, 7]
-    alone = im.fit(top_k_traces().sel(layer=[7]))
+    alone = im.fit(traces.sel(layer=[7]), chain=chain)
     np.testing.assert_array_equal(alone.data["J"][0], fit.data["J"].sel(layer=7))
 
 
 def test_held_out_score_is_that_of_the_other_folds():
     traces = top_k_traces(n_sequences=2)
-    scores = im.cross_validate(traces, n_folds=2)
+    scores = im.cross_validate(traces, chain="potts", n_folds=2)
     states = traces["expert_index"].values[0, :, :, 0]
     first, second = (pair_counts(states[[s]], 6) for s in (0, 1))
     lost = 0.0
@@ -230,6 +281,19 @@ def test_held_out_score_is_that_of_the_other_folds():
         padded = known + np.maximum(6 * evidence_pseudocount(known) * load, floor)
         lost -= (held_out * np.log2(padded / padded.sum(1, keepdims=True))).sum()
     assert scores["held_out_bits"][0].item() == pytest.approx(lost / (first + second).sum())
+
+
+def test_held_out_score_of_kinetic_chains_is_that_of_the_other_folds():
+    traces = top_k_traces(n_sequences=12).sel(layer=[7])
+    known = {"estimator": im.MaximumLikelihood(l2=3.0), "coupling": "diagonal"}
+    scores = im.cross_validate(traces, n_folds=2, **known)
+    order = np.random.default_rng(0).permutation(12)
+    halves = [traces.isel(sequence=np.sort(part)) for part in np.array_split(order, 2)]
+    lost = 0.0
+    for train, test in (halves, halves[::-1]):
+        fit = im.fit(train, uncertainty="information", **known)
+        lost += im.inference.score(fit, test)[0]["bits_per_token"].item() / 2
+    assert scores["held_out_bits"].item() == pytest.approx(lost, rel=1e-6)
 
 
 def test_held_out_score_tells_structure_from_noise():
@@ -242,27 +306,38 @@ def test_held_out_score_tells_structure_from_noise():
     assert score["held_out_bits"].item() > score["held_out_bits_load"].item()
 
 
-def test_no_convergence_raises_with_the_fit():
-    traces = top_k_traces(n_sequences=20)
+@pytest.mark.parametrize("chain", ["potts", "kinetic"])
+def test_no_convergence_raises_with_the_fit(chain):
+    traces, once = top_k_traces(n_sequences=20), im.MaximumLikelihood(max_iterations=1)
     with pytest.raises(im.ConvergenceError, match="raise max_iterations") as caught:
-        im.fit(traces, coupling="diagonal", estimator=im.MaximumLikelihood(max_iterations=1))
+        im.fit(traces, chain=chain, coupling="diagonal", estimator=once)
     assert not caught.value.fit.data["converged"].all()
 
 
 def test_short_traces_warn_and_long_ones_do_not():
-    with pytest.warns(im.ShortTraceWarning, match="20 pairs of tokens for 30 parameters"):
-        im.fit(top_k_traces(n_sequences=1, n_positions=21))
+    short = top_k_traces(n_sequences=1, n_positions=21)
+    for kind in ({"chain": "potts"}, {"chain": "kinetic", "uncertainty": "information"}):
+        with pytest.warns(im.ShortTraceWarning, match="20 pairs of tokens for 30 parameters"):
+            im.fit(short, **kind)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        im.fit(top_k_traces())
+        im.fit(top_k_traces(), chain="potts")
+        im.fit(top_k_traces(n_sequences=10))
+
+
+def test_errors_by_the_spread_of_few_sequences_warn():
+    for n, said in ((1, "there is one: they are not known"), (8, "there are 8: they are rough")):
+        with pytest.warns(im.ShortTraceWarning, match=f"sandwich errors compare .* {said}"):
+            im.fit(top_k_traces(n_sequences=n, n_positions=500))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"chain": "heisenberg"}, "chain: expected one of ising, potts, got 'heisenberg'"),
+        ({"chain": "heisenberg"}, "chain: expected one of kinetic, potts, ising, topk, got"),
         ({"coupling": "weak"}, "coupling: expected one of none, uniform, diagonal"),
-        ({"field": "site"}, "field: expected one of none, expert, got 'site'"),
+        ({"field": "site"}, "field: expected one of none, expert, position, sequence or a sum"),
+        ({"chain": "potts", "field": "site"}, "field: expected one of none, expert of a potts"),
         ({"chain": "ising", "coupling": "full"}, "coupled to itself alone"),
     ],
 )
@@ -279,7 +354,7 @@ def test_an_unranked_trace_has_no_primary_expert():
 def test_ids_out_of_range_are_caught_without_validation():
     traces = top_k_traces()
     traces["expert_index"][0, 0, 0, 0] = 9
-    for chain in ("potts", "ising"):
+    for chain in ("potts", "ising", "kinetic"):
         with pytest.raises(ValueError, match="expert_index: expected ids"):
             im.fit(traces, chain=chain)
 
@@ -289,11 +364,12 @@ def test_bad_estimators_and_chains_of_a_fit_are_named():
         im.MaximumLikelihood(pseudocount=-1)
     with pytest.raises(ValueError, match="max_iterations"):
         im.MaximumLikelihood(max_iterations=0)
-    fit = im.fit(top_k_traces())
-    with pytest.raises(ValueError, match=r"layer: expected one of \[3, 7\], got 0"):
-        fit.chain(layer=0)
-    with pytest.raises(ValueError, match="holds all experts"):
-        fit.chain(layer=3, expert=1)
+    for chain in ("potts", "kinetic"):
+        fit = im.fit(top_k_traces(n_sequences=12), chain=chain)
+        with pytest.raises(ValueError, match=r"layer: expected one of \[3, 7\], got 0"):
+            fit.chain(layer=0)
+        with pytest.raises(ValueError, match=f"a {chain} chain holds all experts"):
+            fit.chain(layer=3, expert=1)
     ising = im.fit(top_k_traces(), chain="ising")
     with pytest.raises(ValueError, match=r"expected 0\.\.5, got None"):
         ising.chain(layer=3)
