@@ -6,6 +6,7 @@ import xarray as xr
 from naive import simulate_markov
 
 import isingmoe as im
+from isingmoe.forward import draw
 from isingmoe.prediction import predicted_correlation
 from isingmoe.stationary import markov_chain
 
@@ -26,20 +27,81 @@ def comparison(traces):
     return im.compare(im.fit(traces), traces, max_distance=20)
 
 
-def test_prediction_is_that_of_solve(traces):
-    fit = im.fit(traces)
-    predicted = predicted_correlation(fit, 15)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"chain": "potts"},
+        {"chain": "potts", "coupling": "uniform", "estimator": im.Pseudolikelihood()},
+        {"chain": "kinetic"},
+    ],
+    ids=["potts", "pseudolikelihood", "kinetic"],
+)
+def test_prediction_is_that_of_solve(traces, kind):
+    fit = im.fit(traces, **kind)
+    found = predicted_correlation(fit, 15)
+    assert not found["predicted_error"].any()
     for layer in (0, 4, 9):
-        exact = im.solve(fit.chain(layer), max_distance=15)
-        np.testing.assert_allclose(predicted.sel(layer=layer), exact["correlation"], atol=1e-13)
+        exact = im.solve(fit.chain(layer), max_distance=15)["correlation"]
+        np.testing.assert_allclose(found["predicted"].sel(layer=layer), exact, atol=1e-13)
 
 
 def test_prediction_of_ising_chains_sums_over_experts(traces):
     fit = im.fit(traces, chain="ising")
-    predicted = predicted_correlation(fit, 6)
+    predicted = predicted_correlation(fit, 6)["predicted"]
     total = sum(im.solve(fit.chain(9, e), max_distance=6)["correlation"].values for e in range(5))
     # An occupancy is (1 + spin) / 2.
     np.testing.assert_allclose(predicted.sel(layer=9), total / 4, atol=1e-13)
+
+
+@pytest.fixture(scope="module")
+def sets():
+    """Two layers of kinetic chains of sets, coupled to the two tokens before."""
+    rng = np.random.default_rng(1)
+    layers = []
+    for seed, strength in enumerate((0.4, 0.8)):
+        J = np.stack([strength * np.eye(6), 0.3 * rng.normal(size=(6, 6))])
+        layers.append(draw(im.KineticChain(J=J, top_k=2), 40, 250, n_burn=50, seed=seed))
+    return im.traces_from_arrays(np.stack(layers), num_experts=6, ranked=False, layer=[2, 5])
+
+
+@pytest.mark.parametrize("field", ["expert", "position+sequence"])
+def test_kinetic_chains_of_sets_predict_their_own_data(sets, field):
+    fit = im.fit(sets, coupling="full", reach=2, field=field)
+    data = im.compare(fit, sets, max_distance=12, centres=["global"], n_shuffles=0, n_folds=2).data
+    measured = data.sel(centre="global")
+    error = np.hypot(measured["measured_error"], data["predicted_error"])
+    z = ((measured["measured"] - data["predicted"]) / error).values[:, 1:]
+    assert np.abs(z).max() < 4.5
+    np.testing.assert_allclose(data["predicted_length"], fit.layer_length())
+    assert (data["held_out_bits"] < data["held_out_bits_load"] - 0.05).all()
+    assert (data["held_out_bits"] > data["bits_per_token"]).all()
+
+
+def test_a_chain_of_many_states_is_simulated():
+    """10^3 windows of two of five experts: by simulation that of the transfer matrix."""
+    J = np.random.default_rng(2).normal(size=(3, 5, 5)) / 3
+    index = draw(im.KineticChain(J=J, top_k=2), 20, 200, n_burn=50, seed=3)
+    traces = im.traces_from_arrays(index[None], num_experts=5, ranked=False)
+    fit = im.fit(traces, coupling="diagonal", reach=3, uncertainty="none")
+    found = predicted_correlation(fit, 6)
+    exact = im.solve(fit.chain(0), max_distance=6)["correlation"]
+    z = (found["predicted"] - exact).values / found["predicted_error"].values
+    assert np.abs(z).max() < 4
+    assert (found["predicted_error"] < 0.01 * exact[0]).all()
+
+
+def test_scores_of_kinetic_chains_on_other_traces(sets):
+    """Layers apart: a chain scores its own layer best, and says whose tokens it has seen."""
+    fit = im.fit(sets, field="sequence")
+    scored, same = im.inference.score(fit, sets)
+    assert same
+    np.testing.assert_allclose(scored["bits_per_token"], fit.data["bits_per_token"], rtol=1e-9)
+    swapped = sets.assign(expert_index=sets["expert_index"].copy(data=sets["expert_index"][::-1]))
+    other, same = im.inference.score(fit, swapped)
+    assert not same
+    assert (other["bits_per_token"] > scored["bits_per_token"][::-1].values + 0.01).all()
+    text = str(im.compare(fit, swapped, max_distance=3, n_shuffles=0))
+    assert "was not fitted to" in text
 
 
 def test_a_chain_predicts_its_own_data(comparison):
