@@ -60,7 +60,7 @@ def decay_fit(curve: Array, error: Array) -> tuple[Array, NDArray[np.int64]]:
     last = n_fitted[..., None]
     used = (d <= last) & (d >= np.where(last > 1, 1, 0)) & (last > 0)
     floor = np.maximum(error, 1e-12 * size[..., :1])
-    weight = np.where(used, size / floor, 0) ** 2
+    weight = np.divide(size, floor, out=np.zeros_like(size), where=used & (floor > 0)) ** 2
     total = np.where(last > 0, weight.sum(-1, keepdims=True), 1)
     weight /= total
     centred = d - (weight * d).sum(-1, keepdims=True)

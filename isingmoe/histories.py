@@ -209,9 +209,10 @@ def histories(
             predicted &= _shifted(known, side * r)
     sequence, position = np.nonzero(predicted)
     if not len(sequence):
+        needed = (1 + both_sides) * n_before + 1
         raise ValueError(
-            f"{trace_name(traces)}: expert_index: expected {n_before + 1} neighbouring tokens in "
-            f"some sequence of layer {layer}, got none; use a smaller reach or longer sequences"
+            f"{trace_name(traces)}: expert_index: expected {needed} neighbouring tokens in some "
+            f"sequence of layer {layer}, got none; use a smaller reach or longer sequences"
         )
     top_k = index.shape[2]
     n_distances = reach if decay is None else min(reach, 1)

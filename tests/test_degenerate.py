@@ -178,6 +178,12 @@ def test_nothing_to_fit_is_an_error(coupling, field):
         im.fit(apart, **options)
 
 
+def test_both_sides_need_a_token_more():
+    traces = traces_of(CASES["two tokens"])
+    with pytest.raises(ValueError, match="expected 3 neighbouring tokens in some sequence of"):
+        im.fit(traces, chain="topk")
+
+
 def test_held_out_scores_and_choices_need_sequences():
     alone = traces_of(CASES["one sequence"])
     for options in (
@@ -201,3 +207,50 @@ def test_held_out_scores_are_finite(case):
     )
     for name in scored:
         assert np.isfinite(scored[name]).all(), name
+
+
+class TestCommandLine:
+    """Numbers or one line on what is wrong; never a traceback, never a warning of numpy."""
+
+    def run(self, run_cli, folder, traces, *options):
+        path = folder / "traces.nc"
+        im.save_traces(traces, path, overwrite=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ran = run_cli(
+                "fit",
+                path,
+                *("--overwrite", "--resamples", 20, "--max-distance", 8, "--folds", 2),
+                *options,
+            )
+        expected = (im.DegenerateTraceWarning, im.ShortTraceWarning)
+        assert {w.category for w in caught} <= set(expected)
+        return ran, " ".join(str(w.message) for w in caught)
+
+    @pytest.mark.parametrize("case", CASES)
+    def test_fit(self, case, run_cli, tmp_path):
+        options = ("--chain", "kinetic", "--coupling", "diagonal", "--field", "sequence")
+        ran, said = self.run(run_cli, tmp_path, traces_of(CASES[case]), *options)
+        assert ran.exit_code == 0
+        assert "nan" not in ran.stdout
+        assert IDLE.get(case, "") in said
+        data = im.open_fit(tmp_path / "fit.nc").data
+        for name in ("J", "h", "sequence_spread", "bits_per_token"):
+            assert np.isfinite(data[name]).all(), name
+
+    @pytest.mark.parametrize(
+        ("index", "num_experts", "message"),
+        [
+            (random_sets((12, 40), 3, 3), 3, "top_k: expected fewer experts for a token"),
+            (np.broadcast_to([0, 1], (12, 40, 2)), 4, "got the same for every token"),
+            (random_sets((12, 1)), 4, "expected 2 neighbouring tokens"),
+        ],
+    )
+    def test_nothing_to_fit(self, index, num_experts, message, run_cli, tmp_path):
+        traces = traces_of(index, num_experts=num_experts)
+        ran, _ = self.run(run_cli, tmp_path, traces, "--chain", "kinetic")
+        assert ran.exit_code == 1
+        assert ran.stderr.startswith("isingmoe: error:")
+        assert message in ran.stderr
+        assert ran.stderr.count("\n") == 1
+        assert not (tmp_path / "fit.nc").exists()
