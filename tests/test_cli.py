@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ COMMANDS = (
     "info",
     "fit",
     "compare",
+    "budget",
+    "generate",
+    "irreversibility",
     "solve",
     "simulate",
     "sweep",
@@ -27,6 +31,9 @@ COMMANDS = (
     "example",
 )
 QUICK = ("--resamples", 4, "--folds", 2)
+DEFAULT = (
+    "isingmoe: 2 experts to a token: fitting kinetic chains of whole sets; --chain names another\n"
+)
 
 
 def parsed(text: str) -> dict[str, Any]:
@@ -46,7 +53,7 @@ def unstyled(text: str) -> str:
 @pytest.fixture(scope="module")
 def traces(make_traces) -> xr.Dataset:
     return make_traces(
-        n_sequences=6, n_positions=60, num_experts=4, ragged=True, gaps=0.02, weights=True
+        n_sequences=12, n_positions=60, num_experts=4, ragged=True, gaps=0.02, weights=True
     )
 
 
@@ -166,13 +173,19 @@ def test_solve_shows_a_table_and_writes_what_it_solved(folder, run_cli, solved):
     xr.testing.assert_allclose(xr.load_dataset("exact.nc", engine="h5netcdf"), exact)
 
 
-def test_solve_a_layer_of_a_fit(folder, run_json, traces):
-    fit = im.fit(traces)
+@pytest.mark.parametrize("chain", ["potts", "kinetic"])
+def test_solve_a_layer_of_a_fit(folder, run_json, traces, chain):
+    fit = im.fit(traces, chain=chain)
     fit.save("fit.nc")
     data = run_json("solve", "fit.nc", "--layer", 7)["data"]
     of_layer = fit.data.sel(layer=7)
     assert data["correlation_length"] == pytest.approx(float(of_layer["correlation_length"]))
-    np.testing.assert_allclose(data["marginal"], of_layer["marginal"], rtol=1e-9)
+    if chain == "potts":
+        np.testing.assert_allclose(data["marginal"], of_layer["marginal"], rtol=1e-9)
+    else:
+        # That of a fit is what the chain says of these texts, from their first tokens on.
+        np.testing.assert_allclose(data["marginal"], of_layer["marginal"], atol=0.02)
+        assert data["entropy_production"] > 0
     assert run_json("solve", "fit.nc", "--layer", 3)["data"]["marginal"] != data["marginal"]
 
 
@@ -182,6 +195,20 @@ def test_solve_an_expert_of_a_layer(folder, run_json, traces):
     data = run_json("solve", "fit.nc", "--layer", 7, "--expert", 2)["data"]
     expected = float(fit.data["marginal"].sel(layer=7, expert=2))
     assert data["marginal"][1] == pytest.approx(expected)
+
+
+def test_a_kinetic_chain_of_a_fit_has_no_ring(folder, run_cli, traces):
+    im.fit(traces).save("fit.nc")
+    of_fit = ("fit.nc", "--layer", 7)
+    exact = im.solve(replace(im.open_fit("fit.nc").chain(7), n_sites=12, temperature=2.0))
+    ran = run_cli("solve", *of_fit, "--n-sites", 12, "--temperature", 2, "-o", "exact.nc")
+    assert ran.exit_code == 0, ran.stderr
+    xr.testing.assert_allclose(xr.load_dataset("exact.nc", engine="h5netcdf"), exact)
+    for command in ("solve", "simulate", "sweep"):
+        ran = run_cli(command, *of_fit, "--n-sites", "12", "--boundary", "periodic")
+        assert ran.exit_code == 2
+        if command != "sweep":
+            assert "--boundary periodic: a kinetic chain has a first token" in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -208,7 +235,7 @@ def test_from_traces_to_a_figure(folder, run_cli, traces):
     assert f"{int(traces['length'].sum())} tokens" in ran.stdout
 
     ran = run_cli("fit", "traces.nc", "--figure", "layers.png", *QUICK)
-    assert (ran.exit_code, ran.stderr) == (0, "")
+    assert (ran.exit_code, ran.stderr) == (0, DEFAULT)
     assert "Written: fit.nc and layers.png" in ran.stdout
     fit = im.open_fit("fit.nc")
     xr.testing.assert_allclose(fit.data, im.fit(traces).data)
@@ -254,10 +281,11 @@ def test_a_named_trace_names_its_results(folder, run_cli):
     ]
 
 
-def test_a_store_is_as_good_as_a_file(folder, run_json, traces):
+@pytest.mark.parametrize("chain", ["potts", "kinetic"])
+def test_a_store_is_as_good_as_a_file(folder, run_json, traces, chain):
     im.save_traces(traces, "store.zarr")
     first, second = (
-        run_json("fit", name, "-o", f"{name}.fit.nc", *QUICK)["data"]
+        run_json("fit", name, "--chain", chain, "-o", f"{name}.fit.nc", *QUICK)["data"]
         for name in ("traces.nc", "store.zarr")
     )
     assert first == second
@@ -295,9 +323,11 @@ def test_a_second_fit_does_not_overwrite_the_first(folder, run_cli):
     "command",
     [
         ("info", "traces.nc"),
-        ("fit", "traces.nc", *QUICK),
+        ("fit", "traces.nc", "--chain", "potts", *QUICK),
+        ("fit", "traces.nc", "--chain", "kinetic", *QUICK),
         ("fit", "traces.nc", "--chain", "ising", "--folds", 0, "--resamples", 4),
         ("compare", "known.fit.nc", "traces.nc", "--shuffles", 2, *QUICK),
+        ("solve", "known.fit.nc", "--layer", 3),
         ("solve", "--J", 0),
         # The correlation length is infinite in doubles.
         ("solve", "--chain", "potts", "--n-experts", 3, "--J", 140),
@@ -346,7 +376,7 @@ def test_progress_is_never_on_stdout(folder, run_cli, flag):
     command = ("fit", "traces.nc", "--overwrite", *QUICK, *flag)
     silent = run_cli(*command)
     shown = run_cli(*command, env={"FORCE_COLOR": "1", "COLUMNS": "100"})
-    assert silent.stderr == ""
+    assert silent.stderr == DEFAULT
     assert "held-out score" in shown.stderr
     assert shown.stdout == silent.stdout
 
@@ -369,12 +399,16 @@ def test_the_program_says_warnings_in_one_line(tmp_path, make_traces):
     im.save_traces(make_traces(n_sequences=2), tmp_path / "short.nc")
     ran = isingmoe(tmp_path, "fit", "short.nc", "--json", *QUICK)
     assert ran.returncode == 0
-    (line,) = ran.stderr.decode().splitlines()
+    *lines, last = ran.stderr.decode().splitlines(keepends=True)
+    assert lines[0] == DEFAULT
+    warned = r"isingmoe: warning: short\.nc: "
     assert re.fullmatch(
-        r"isingmoe: warning: short\.nc: 22 pairs of tokens for 30 parameters: .* "
-        r"use coupling='diagonal' or 'uniform', or a longer trace",
-        line,
+        rf"{warned}22 pairs of tokens for 30 parameters: .* "
+        r"use coupling='diagonal' or 'uniform', or a longer trace\n",
+        lines[1],
     )
+    assert re.fullmatch(rf"{warned}sandwich errors compare sequences, and there are 2: .*\n", last)
+    assert len(lines) == 2
     assert parsed(ran.stdout.decode())["fit"] == "short.fit.nc"
 
 
@@ -445,8 +479,9 @@ def test_example_is_fitted_as_it_says(folder, run_cli):
     assert ran.stdout.endswith("Next: isingmoe fit traces.nc\n")
     layer = int(im.open_traces("traces.nc")["layer"][0])
     ran = run_cli("fit", "traces.nc", "--layer", layer, *QUICK)
-    assert (ran.exit_code, ran.stderr) == (0, "")
-    assert im.open_fit("fit.nc").data.sizes == {"layer": 1, "expert": 16, "next_expert": 16}
+    assert (ran.exit_code, ran.stderr) == (0, DEFAULT)
+    sizes = {"layer": 1, "distance": 1, "expert": 16, "next_expert": 16}
+    assert im.open_fit("fit.nc").data.sizes == sizes
 
 
 def test_example_does_not_overwrite(folder, run_cli):

@@ -5,6 +5,8 @@ import json
 import pytest
 import xarray as xr
 
+import isingmoe as im
+
 RING = ["simulate", "--J", 0.6, "--n-sites", 32, "--boundary", "periodic", "--samples", 300]
 
 
@@ -37,15 +39,32 @@ def test_no_correlations(run_cli):
     assert "C(d)" not in ran.stdout
 
 
-def test_a_chain_of_a_fit(run_cli, tmp_path):
-    traces, fit = tmp_path / "traces.nc", tmp_path / "fit.nc"
-    assert run_cli("example", "-o", traces).exit_code == 0
-    fitted = run_cli("fit", traces, "--layer", 3, "-o", fit, "--folds", 0, "--resamples", 2)
-    assert fitted.exit_code == 0, fitted.stderr
-    options = ["--layer", 3, "--n-sites", 64, "--algorithm", "exact", "--samples", 50]
-    ran = run_cli("simulate", fit, *options)
+@pytest.fixture(params=["potts", "kinetic"])
+def of_fit(request, tmp_path):
+    """A fit of small traces, and the name of its chains."""
+    traces = im.example_traces().isel(layer=[0], sequence=slice(12))
+    im.fit(traces, chain=request.param, coupling="uniform").save(tmp_path / "fit.nc")
+    return [tmp_path / "fit.nc", "--layer", 0, "--n-sites", 64, "--samples", 50], request.param
+
+
+def test_a_chain_of_a_fit(run_cli, of_fit):
+    options, chain = of_fit
+    ran = run_cli("simulate", *options, "--algorithm", "exact")
     assert ran.exit_code == 0, ran.stderr
-    assert "PottsChain" in ran.stdout
+    assert {"potts": "PottsChain", "kinetic": "KineticChain"}[chain] in ran.stdout
+    assert "8 replicas of 50 samples" in ran.stdout
+
+
+def test_the_algorithm_follows_the_chain(run_cli, of_fit):
+    """Kinetic chains are drawn exactly, and there is no other way."""
+    options, chain = of_fit
+    ran = run_cli("simulate", *options)
+    assert ran.exit_code == 0, ran.stderr
+    assert {"potts": "HeatBath(", "kinetic": "Exact()"}[chain] in ran.stdout
+    if chain == "kinetic":
+        ran = run_cli("simulate", *options, "--algorithm", "wolff")
+        assert ran.exit_code == 1
+        assert ran.stderr.startswith("isingmoe: error: algorithm: expected Exact() for a kinetic")
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,9 @@ class ChainSource:
     ] = None
     boundary: Annotated[
         Literal["open", "periodic"] | None,
-        typer.Option(help="What joins the ends (default: open; periodic for a fit)."),
+        typer.Option(
+            help="What joins the ends (default: open; periodic for a fit of an equilibrium chain)."
+        ),
     ] = None
 
     @property
@@ -110,7 +112,11 @@ class ChainSource:
             without = f", and no {', '.join(unfit)}" if unfit else ""
             raise typer.BadParameter(f"a fit needs --layer{without}")
         chain = im.open_fit(self.inputs[0]).chain(self.layer, self.expert)
-        return replace(chain, boundary=self.boundary or "periodic", **given)
+        if not isinstance(chain, im.KineticChain):
+            return replace(chain, boundary=self.boundary or "periodic", **given)
+        if self.boundary == "periodic":
+            raise typer.BadParameter("--boundary periodic: a kinetic chain has a first token")
+        return replace(chain, **given)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def simulate(
     model: ChainOptions,
     algorithm: Annotated[
-        AlgorithmName, typer.Option(help="How the chain is sampled.")
-    ] = "heat-bath",
+        AlgorithmName | None,
+        typer.Option(help="How the chain is sampled (default: heat-bath; exact if kinetic)."),
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Of each replica.")] = 1000,
     replicas: Annotated[int, typer.Option(min=1, help="Independent replicas.")] = 8,
     sweeps: Annotated[int, typer.Option(min=1, help="Sweeps to a sample.")] = 1,
@@ -51,8 +52,11 @@ def simulate(
         check_target(output, overwrite, *model.inputs)
     if keep_states and output is None:
         raise typer.BadParameter("--keep-states needs --output")
+    chain = model.make()
+    if algorithm is None:
+        algorithm = "exact" if isinstance(chain, im.KineticChain) else "heat-bath"
     result = im.simulate(
-        model.make(),
+        chain,
         algorithm_named(algorithm),
         n_samples=samples,
         n_replicas=replicas,
@@ -96,6 +100,6 @@ def _text(result: xr.Dataset) -> str:
     decay = "C(d), d = 0..{}: {}".format(
         len(shown) - 1, "  ".join(f"{value:.5f} ± {error:.5f}" for value, error in shown)
     )
-    size = "{} replicas of {} samples".format(*result["energy_series"].shape)
+    size = "{} replicas of {} samples".format(*result["order_parameter_series"].shape)
     notes = [*([decay] if shown else []), f"{result.attrs['algorithm']}, {size}; times in sweeps"]
     return render(*report(plain(result.attrs["chain"], 140), columns, notes))
