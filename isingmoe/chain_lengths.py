@@ -45,7 +45,8 @@ def chain_length(
         decay of C(d), in a run of 131,072 tokens, over the distances where it is above
         twice its error.
     float
-        Spread of the same for chains drawn from the parameters' normal distribution.
+        Spread of the same for chains drawn from the parameters' normal distribution; infinite
+        where one of them does not decay.
     """
     length = _length(chain(x), _N_TOKENS, seed)
     if not len(columns):
@@ -57,8 +58,7 @@ def chain_length(
         )
         for draw in range(_N_DRAWS)
     ]
-    known = np.array(drawn)[np.isfinite(drawn)]
-    return length, float(known.std(ddof=1)) if len(known) > 1 else np.nan
+    return length, float(np.std(drawn, ddof=1)) if np.isfinite(drawn).all() else np.inf
 
 
 def chain_correlation(

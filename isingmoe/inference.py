@@ -80,8 +80,8 @@ def fit(
         What standard errors are taken from. sandwich: the scores of whole sequences between
         two inverses of the information, right whatever the model leaves out of a text.
         information: the observed information, as if the model were right. bootstrap: fits to
-        sequences drawn with replacement. The first is the default, and potts and ising chains
-        of largest likelihood have the second.
+        sequences drawn with replacement. The first is the default; of a single sequence, and
+        of potts and ising chains of largest likelihood, the second.
     n_resamples : int
         Resamples of the bootstrap.
     seed : int
@@ -188,9 +188,7 @@ def _judge(result: Fit, kind: Any, traces: xr.Dataset) -> None:
     if data.attrs["uncertainty"] in ("sandwich", "bootstrap") and n_sequences < _FEW_SEQUENCES:
         warnings.warn(
             f"{name}: {data.attrs['uncertainty']} errors compare sequences, and there "
-            f"{'is one' if n_sequences == 1 else f'are {n_sequences}'}: "
-            f"{'they are not known' if n_sequences == 1 else 'they are rough'}; use "
-            "uncertainty='information', or more sequences",
+            f"are {n_sequences}: they are rough; use uncertainty='information', or more sequences",
             ShortTraceWarning,
             stacklevel=3,
         )

@@ -127,8 +127,14 @@ class Settings:
             )
         if self.reach < 1:
             raise ValueError(f"reach: expected at least 1, got {self.reach}")
-        uncertainty = self.uncertainty or "sandwich"
+        n_sequences = int((traces["length"].values > 0).sum())
+        uncertainty = self.uncertainty or ("sandwich" if n_sequences > 1 else "information")
         _one_of("uncertainty", uncertainty, UNCERTAINTIES)
+        if uncertainty in ("sandwich", "bootstrap") and n_sequences < 2:
+            raise ValueError(
+                f"{trace_name(traces)}: uncertainty: {uncertainty!r} compares sequences, and there "
+                f"{'is one' if n_sequences else 'is none'}; use 'information'"
+            )
         parts = _parts(self.field)
         if is_pseudo and "sequence" in parts:
             raise ValueError("field: 'sequence' needs chain='kinetic'")

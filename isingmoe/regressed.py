@@ -196,8 +196,10 @@ class Regressed:
         return result, hash_of(problem)
 
     def _length(self, found: Estimated, spread: Spread) -> tuple[float, float]:
-        """Correlation length of the fitted chain, and its error."""
-        if self.kind.chain != "kinetic" or not self.kind.reach:
+        """Correlation length of the fitted chain, and its error; of an equilibrium chain none."""
+        if not self.kind.reach:
+            return 0.0, 0.0
+        if self.kind.chain != "kinetic":
             return np.nan, np.nan
         own = found.maximum.x
         base = own if found.strength is None else np.r_[own, 0.0]
@@ -343,7 +345,7 @@ def _marginal(problem: Histories, table: Array) -> Array:
 
 
 def _load_error(problem: Histories) -> Array:
-    """Standard error of the load, by the spread of the sequences."""
+    """Standard error of the load, by the spread of the sequences; of one, as if tokens were new."""
     load = _load_of(problem)
     surplus = np.stack(
         [
@@ -354,7 +356,7 @@ def _load_error(problem: Histories) -> Array:
     )
     n = len(surplus)
     if n < _FEWEST_SEQUENCES:
-        return np.full(len(load), np.nan)
+        return np.sqrt(load * (1 - load) / len(problem.sets))
     return np.sqrt((surplus**2).sum(0) * n / (n - 1)) / len(problem.sets)
 
 

@@ -67,7 +67,7 @@ def test_everything_is_finite(case, field):
     traces = traces_of(CASES[case])
     for coupling in COUPLINGS:
         data, said, unknown = fit(traces, field=field, coupling=coupling, uncertainty="information")
-        assert unknown == ({"marginal_error"} if case == "one sequence" else set()), coupling
+        assert not unknown, coupling
         assert data["converged"].all()
         assert float(np.abs(data["h"]).max()) < 20
         assert float(np.abs(data["J"]).max()) < 20
@@ -80,11 +80,12 @@ def test_everything_is_finite(case, field):
 @pytest.mark.parametrize("uncertainty", ["information", "sandwich"])
 @pytest.mark.parametrize("field", ["none", "expert", "sequence"])
 def test_without_couplings(field, uncertainty):
-    """What there is none of is zero without an error; only the length of nothing is unknown."""
+    """What there is none of is zero without an error."""
     data, _, unknown = fit(
         traces_of(CASES["gaps"]), coupling="none", field=field, uncertainty=uncertainty
     )
-    assert unknown == {"correlation_length", "correlation_length_error"}
+    assert not unknown
+    assert not data["correlation_length"].any()
     assert not data["J"].any()
     assert not data["J_error"].any()
     assert data["h_error"].any() == (field != "none")
@@ -100,14 +101,16 @@ def test_without_couplings(field, uncertainty):
     ids=lambda options: options["uncertainty"],
 )
 def test_errors_by_the_spread_of_sequences(case, options):
-    """Of one sequence they are not known, and that is said."""
-    _, said, unknown = fit(traces_of(CASES[case]), coupling="diagonal", **options)
-    alone = {"J_error", "h_error", "self_coupling_error", "self_coupling_at_error"}
+    """One sequence has none; by default its errors are those of the information."""
+    traces = traces_of(CASES[case])
     if case == "one sequence":
-        assert unknown >= alone | {"J_spread_error", "marginal_error"}
-        assert "there is one: they are not known" in said[im.ShortTraceWarning]
+        with pytest.raises(ValueError, match="compares sequences, and there is one; use 'inform"):
+            im.fit(traces, coupling="diagonal", **options)
+        data, _, unknown = fit(traces, coupling="diagonal", field=options["field"])
+        assert data.attrs["uncertainty"] == "information"
     else:
-        assert not unknown
+        _, _, unknown = fit(traces, coupling="diagonal", **options)
+    assert not unknown
 
 
 @pytest.mark.parametrize("decay", ["power-law", "exponential"])
@@ -122,7 +125,7 @@ def test_decays_that_the_data_do_not_have(case, decay):
     parameter = data["decay_parameter"].item()
     at_an_end = np.isclose(parameter, [low, high], rtol=1e-3).any()
     expected = {"decay_parameter_error"} if at_an_end else set()
-    assert unknown - {"marginal_error"} == expected
+    assert unknown == expected
     assert low * 0.999 < parameter < high * 1.001
 
 
