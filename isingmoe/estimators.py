@@ -25,9 +25,10 @@ class MaximumLikelihood:
         default. Zero is the bare maximum likelihood.
     l2 : float or "cv", optional
         Of kinetic chains: a penalty of l2 / 2 times the squares of all couplings in the
-        zero-sum gauge, in nats. By default that of maximum evidence, one for each distance;
-        "cv" takes the one of the best held-out score over folds of the sequences. Zero is
-        the bare maximum likelihood.
+        zero-sum gauge, in nats. By default that of maximum evidence, one for each distance,
+        of symmetric and full couplings, and 0.01 of uniform and diagonal ones; "cv" takes the
+        one of the best held-out score over folds of the sequences. Zero is the bare maximum
+        likelihood.
     max_iterations : int
         Limit of the fits without a closed form.
 

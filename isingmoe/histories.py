@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from isingmoe.traces import trace_name
 
-__all__ = ["Grouping", "Histories", "by_sequence", "histories", "last_position", "runs"]
+__all__ = [
+    "Grouping",
+    "Histories",
+    "by_sequence",
+    "by_token",
+    "histories",
+    "last_position",
+    "runs",
+]
 
 Array = NDArray[Any]
 
@@ -39,6 +47,17 @@ def by_sequence(traces: xr.Dataset) -> Grouping:
     """Every sequence for itself."""
     n, longest = traces.sizes["sequence"], traces.sizes["position"]
     return Grouping(np.repeat(np.arange(n, dtype=np.int32)[:, None], longest, 1), n)
+
+
+def by_token(traces: xr.Dataset) -> Grouping:
+    """Every token id for itself; -1 has no field."""
+    ids = traces["token_id"].values
+    known, index = np.unique(ids, return_inverse=True)
+    index = index.reshape(ids.shape).astype(np.int32)
+    if len(known) and known[0] == -1:
+        index = np.where(index == 0, len(known) - 1, index - 1)
+        return Grouping(index.astype(np.int32), len(known) - 1)
+    return Grouping(index, len(known))
 
 
 @dataclass(frozen=True)

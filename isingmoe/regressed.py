@@ -133,6 +133,8 @@ class Regressed:
                 "change of the field over the text",
                 "1",
             )
+        if self.kind.choices:
+            result["n_cosines"] = (layer, "cosines that the held-out score chose", "1")
         if "sequence" in self.kind.field:
             result["h_sequence"] = (
                 ("layer", "sequence", "expert"),
@@ -182,6 +184,8 @@ class Regressed:
         )
         if "position" in self.kind.field:
             result["h_position"] = found.changes()
+        if self.kind.choices:
+            result["n_cosines"] = found.kind.shape.n
         if "sequence" in self.kind.field:
             tau = found.maximum.precision.groups[0]
             error = effective_fields(problem, found.table, 0, tau)[1]

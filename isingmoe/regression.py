@@ -15,7 +15,7 @@ from isingmoe._kernels.filtering import filtered_log_likelihood
 from isingmoe.couplings import zero_sum
 from isingmoe.curvature import mean_covariance
 from isingmoe.decays import Decay
-from isingmoe.histories import Grouping, Histories, by_sequence, histories, runs
+from isingmoe.histories import Grouping, Histories, by_sequence, by_token, histories, runs
 from isingmoe.kinetic import Maximum, Prior, full_table, maximise, value_and_slope
 from isingmoe.parameters import Parameters, contrasts
 from isingmoe.positions import Cosines, Shape
@@ -33,6 +33,8 @@ __all__ = [
 Array = NDArray[Any]
 
 FIELD_PARTS = ("expert", "position", "sequence")
+# Couplings of few parameters, which the data need no help with, and their precision.
+_FEW, _WEAK = ("uniform", "diagonal"), 1e-2
 # Precisions that a cross-validation chooses from, and its folds.
 _L2 = tuple(float(v) for v in np.geomspace(0.1, 1000, 9))
 _N_FOLDS = 5
@@ -56,8 +58,8 @@ class Regression:
     shape : Blocks or Cosines
         How the field changes over the text, if it does.
     prior : float, "cv" or None
-        Precision of the couplings; None for that of maximum evidence, "cv" for that of the
-        best held-out score.
+        Precision of the couplings; None for that of maximum evidence, or a weak one where
+        they have few parameters, "cv" for that of the best held-out score.
     max_iterations : int
     n_experts, top_k : int
     by_token : bool
@@ -166,7 +168,8 @@ class Regression:
         if self.choices:
             kinds = [replace(self, shape=Cosines(n), choices=()) for n in self.choices]
             return self._best(kinds, problem)
-        prior = Prior(self.prior, groups=(None,) * len(problem.groups))  # type: ignore[arg-type]
+        given = _WEAK if self.prior is None and self.coupling in _FEW else self.prior
+        prior = Prior(given, groups=(None,) * len(problem.groups))  # type: ignore[arg-type]
         before = None if start is None else start.maximum
         options = {"max_iterations": self.max_iterations, "start": before}
         if self.decay is None:
@@ -313,17 +316,6 @@ def followed_values(problem: Histories, table: Array, tau: float, covariance: Ar
         np.maximum(curvature, 0),
         tau,
     )
-
-
-def by_token(traces: xr.Dataset) -> Grouping:
-    """Every token id for itself; -1 has no field."""
-    ids = traces["token_id"].values
-    known, index = np.unique(ids, return_inverse=True)
-    index = index.reshape(ids.shape).astype(np.int32)
-    if len(known) and known[0] == -1:
-        index = np.where(index == 0, len(known) - 1, index - 1)
-        return Grouping(index.astype(np.int32), len(known) - 1)
-    return Grouping(index, len(known))
 
 
 def fold_fits(
