@@ -88,11 +88,13 @@ class Settings:
         if estimator is None:
             estimator = Pseudolikelihood() if chain == "topk" else MaximumLikelihood()
         if chain in _COUNTED and isinstance(estimator, MaximumLikelihood):
-            self._check_counted(chain)
+            self._check_counted(chain, estimator)
             return Counted(family_of(traces, chain, coupling, self.field, estimator))
         return self._regressed(traces, chain, coupling, estimator, n_resamples, seed)
 
-    def _check_counted(self, chain: str) -> None:
+    def _check_counted(self, chain: str, estimator: MaximumLikelihood) -> None:
+        if estimator.l2 is not None:
+            raise ValueError(f"l2: {chain} chains have none, got {estimator.l2!r}; use pseudocount")
         if self.reach != 1 or self.decay is not None or self.position is not None:
             raise ValueError(
                 f"reach, decay, position: the {chain} chain of largest likelihood couples "
@@ -118,6 +120,10 @@ class Settings:
             raise ValueError(
                 f"estimator: expected {'MaximumLikelihood' if is_pseudo else 'Pseudolikelihood'} "
                 f"of a {chain} chain, got {type(estimator).__name__}"
+            )
+        if isinstance(estimator, MaximumLikelihood) and estimator.pseudocount is not None:
+            raise ValueError(
+                f"pseudocount: {chain} chains have none, got {estimator.pseudocount!r}; use l2"
             )
         if self.decay is not None:
             _one_of("decay", self.decay, DECAYS)

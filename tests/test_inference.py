@@ -326,9 +326,14 @@ def test_short_traces_warn_and_long_ones_do_not():
 
 
 def test_errors_by_the_spread_of_few_sequences_warn():
-    for n, said in ((1, "there is one: they are not known"), (8, "there are 8: they are rough")):
-        with pytest.warns(im.ShortTraceWarning, match=f"sandwich errors compare .* {said}"):
-            im.fit(top_k_traces(n_sequences=n, n_positions=500))
+    traces = top_k_traces(n_sequences=8)
+    with pytest.warns(im.ShortTraceWarning, match="sandwich errors compare .* are 8: they are rou"):
+        im.fit(traces)
+    one = top_k_traces(n_sequences=1, n_positions=500)
+    assert im.fit(one).data.attrs["uncertainty"] == "information"
+    for uncertainty in ("sandwich", "bootstrap"):
+        with pytest.raises(ValueError, match="compares sequences, and there is one"):
+            im.fit(one, uncertainty=uncertainty)
 
 
 @pytest.mark.parametrize(
@@ -362,8 +367,18 @@ def test_ids_out_of_range_are_caught_without_validation():
 def test_bad_estimators_and_chains_of_a_fit_are_named():
     with pytest.raises(ValueError, match="pseudocount: expected a number from 0 up, got -1"):
         im.MaximumLikelihood(pseudocount=-1)
-    with pytest.raises(ValueError, match="max_iterations"):
-        im.MaximumLikelihood(max_iterations=0)
+    for estimator in (im.MaximumLikelihood, im.Pseudolikelihood):
+        with pytest.raises(ValueError, match="max_iterations"):
+            estimator(max_iterations=0)
+        for l2 in (-1, "cross", True, float("nan")):
+            with pytest.raises(ValueError, match="l2: expected a number from 0 up or 'cv', got"):
+                estimator(l2=l2)
+    padded, drawn = im.MaximumLikelihood(pseudocount=1), im.MaximumLikelihood(l2=1)
+    with pytest.raises(ValueError, match="pseudocount: kinetic chains have none, got 1; use l2"):
+        im.fit(top_k_traces(), estimator=padded)
+    for chain in ("potts", "ising"):
+        with pytest.raises(ValueError, match=f"l2: {chain} chains have none, got 1; use pseudo"):
+            im.fit(top_k_traces(), chain=chain, estimator=drawn)
     for chain in ("potts", "kinetic"):
         fit = im.fit(top_k_traces(n_sequences=12), chain=chain)
         with pytest.raises(ValueError, match=r"layer: expected one of \[3, 7\], got 0"):

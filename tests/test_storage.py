@@ -189,14 +189,15 @@ def provenance(dataset: xr.Dataset) -> dict[str, Any]:
 
 @pytest.fixture
 def opened(make_traces, tmp_path) -> xr.Dataset:
-    traces = make_traces(n_sequences=6, n_positions=60, num_experts=4)
+    traces = make_traces(n_sequences=12, n_positions=60, num_experts=4)
     im.save_traces(traces, tmp_path / "traces.nc")
     return im.open_traces(tmp_path / "traces.nc")
 
 
 def test_a_fit_says_what_made_it(opened, tmp_path):
     sha256 = hashlib.sha256((tmp_path / "traces.nc").read_bytes()).hexdigest()
-    fit = im.fit(opened, coupling="diagonal", estimator=im.MaximumLikelihood(pseudocount=0.25))
+    padded = im.MaximumLikelihood(pseudocount=0.25)
+    fit = im.fit(opened, chain="potts", coupling="diagonal", estimator=padded)
     fit.save(tmp_path / "fit.nc")
     saved = im.open_fit(tmp_path / "fit.nc").data
     assert provenance(saved) == {
@@ -207,9 +208,11 @@ def test_a_fit_says_what_made_it(opened, tmp_path):
             "coupling": "diagonal",
             "field": "expert",
             "pseudocount": 0.25,
-            "max_iterations": 200,
+            "max_iterations": 500,
+            "uncertainty": "information",
         },
         "input": {"file": "traces.nc", "sha256": sha256},
+        "seed": 0,
     }
 
 
