@@ -32,7 +32,7 @@ COMMANDS = (
 )
 QUICK = ("--resamples", 4, "--folds", 2)
 DEFAULT = (
-    "isingmoe: 2 experts to a token: fitting kinetic chains of whole sets; --chain names another\n"
+    "isingmoe: 2 experts to a token: kinetic chains of whole sets; --chain names another\n"
 )
 
 

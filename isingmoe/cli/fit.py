@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -41,7 +41,10 @@ def fit(
     ] = None,
     kind: KindOptions = KindOptions(),  # noqa: B008 -- spread takes it for the options' defaults
     pseudolikelihood: Annotated[
-        bool, typer.Option(help="Fit a potts chain of any reach by its pseudolikelihood.")
+        bool,
+        typer.Option(
+            "--pseudolikelihood", help="Fit a potts chain of any reach by its pseudolikelihood."
+        ),
     ] = False,
     pseudocount: Annotated[
         float | None,
@@ -84,11 +87,10 @@ def fit(
 
         check_figure(figure, overwrite)
     opened = select_layers(im.open_traces(traces), layer)
-    if chain is None and not pseudolikelihood:
-        chain = _announced(opened)
+    is_told = chain is not None or pseudolikelihood
     result = im.fit(
         opened,
-        chain="potts" if chain is None else chain,
+        chain="potts" if pseudolikelihood and chain is None else chain,
         **kind.settings(),
         estimator=_estimator(chain, kind, pseudolikelihood, pseudocount),
         uncertainty=uncertainty,
@@ -96,6 +98,12 @@ def fit(
         seed=seed,
         track=lambda layers: track(layers, "fit"),
     )
+    if not is_told and result.data.attrs["chain"] == "kinetic":
+        typer.echo(
+            f"isingmoe: {result.data.attrs['top_k']} experts to a token: kinetic chains of whole "
+            "sets; --chain names another",
+            err=True,
+        )
     comparison = im.compare(
         result,
         opened,
@@ -125,19 +133,6 @@ def fit(
     shown = f" and {figure}" if figure is not None else ""
     emit_text(f"\nWritten: {target}{shown}")
     emit_text(f"Next: isingmoe compare {target} {traces} -o comparison.nc")
-
-
-def _announced(traces: Any) -> Literal["kinetic", "potts"]:
-    """The chain that the trace calls for, said on stderr."""
-    k = int(traces.attrs["top_k"])
-    if k > 1:
-        typer.echo(
-            f"isingmoe: {k} experts to a token: fitting kinetic chains of whole sets; --chain "
-            "names another",
-            err=True,
-        )
-        return "kinetic"
-    return "potts"
 
 
 def _estimator(
