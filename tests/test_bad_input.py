@@ -45,7 +45,7 @@ def one_line(ran) -> str:
 
 @pytest.fixture(scope="module")
 def traces(make_traces) -> xr.Dataset:
-    return make_traces(n_positions=60, num_experts=4, weights=True, token_ids=True)
+    return make_traces(n_sequences=12, n_positions=60, num_experts=4, weights=True, token_ids=True)
 
 
 @pytest.fixture(scope="module")
@@ -210,8 +210,14 @@ CASES = {
     ),
     "one token": Case(
         one_token,
+        "bad.nc: expert_index: expected 2 neighbouring tokens in some sequence of layer 3, "
+        "got none; use a smaller reach or longer sequences",
+    ),
+    "one token, for primary experts": Case(
+        one_token,
         "bad.nc: expert_index: expected two neighbouring tokens in some sequence of layer 3, "
         "got none; a chain needs longer sequences",
+        ("fit", "bad.nc", "--chain", "potts"),
     ),
     "one token, for info": Case(
         one_token,
@@ -221,20 +227,25 @@ CASES = {
     ),
     "gaps alone": Case(
         put(expert_index=(..., -1)),
-        "bad.nc: expert_index: expected two neighbouring tokens in some sequence of layer 3, "
-        "got none; a chain needs longer sequences",
+        "bad.nc: expert_index: expected 3 neighbouring tokens in some sequence of layer 3, "
+        "got none; use a smaller reach or longer sequences",
+        ("fit", "bad.nc", "--reach", 2),
     ),
     "all tokens in one expert": Case(
         one_expert,
         "bad.nc: expert_index: expected at least two experts in layer 3, "
         "got every token in expert 2; leave the layer out",
+        ("fit", "bad.nc", "--chain", "potts"),
     ),
-    "all tokens in one set": Case(
-        one_expert,
-        "bad.nc: expert_index: expected sets of experts that differ in layer 3, "
-        "got the same for every token; leave the layer out",
-        ("fit", "bad.nc", "--chain", "ising"),
-    ),
+    **{
+        f"all tokens in one set, {chain}": Case(
+            one_expert,
+            "bad.nc: expert_index: expected sets of experts that differ in layer 3, "
+            "got the same for every token; leave the layer out",
+            ("fit", "bad.nc", "--chain", chain),
+        )
+        for chain in ("ising", "kinetic", "topk")
+    },
     "no primary expert": Case(
         lambda t: t.assign_attrs(ranked=0),
         "bad.nc: ranked: expected 1 for a primary expert, got 0 (the order of the ranks means "
@@ -361,7 +372,12 @@ CASES = {
         two_by_turns,
         r"^(bad\.nc: )?pseudocount: expected a positive number where a pair of states never "
         r"occurs, got 0\.0 with \d+ such pairs",
-        ("fit", "bad.nc", "--pseudocount", 0),
+        ("fit", "bad.nc", "--chain", "potts", "--pseudocount", 0),
+    ),
+    "pseudocount of kinetic chains": Case(
+        None,
+        "pseudocount: kinetic chains have none, got 1.0; use l2",
+        ("fit", "traces.nc", "--pseudocount", 1),
     ),
     "more memory than there is": Case(
         None, "^Unable to allocate .*", ("solve", "--J", 1, "--max-distance", 10**17)
@@ -489,7 +505,8 @@ def test_a_full_disk_leaves_the_old_fit(folder, run_cli, monkeypatch):
 
     monkeypatch.setattr(xr.Dataset, "to_netcdf", full)
     with nothing_written(folder):
-        line = one_line(run_cli("fit", "traces.nc", "-o", "good.fit.nc", "--overwrite", *QUICK))
+        command = ("fit", "traces.nc", "--chain", "kinetic", "-o", "good.fit.nc", "--overwrite")
+        line = one_line(run_cli(*command, *QUICK))
     assert "No space left on device" in line
 
 
@@ -553,8 +570,8 @@ def test_an_interrupt_inside_a_kernel_is_one(folder, run_cli, monkeypatch):
 @pytest.mark.parametrize(
     ("owner", "method", "command"),
     [
-        (xr.Dataset, "to_netcdf", ("fit", "traces.nc", *QUICK)),
-        (xr.Dataset, "to_zarr", ("fit", "traces.nc", "-o", "fit.zarr", *QUICK)),
+        (xr.Dataset, "to_netcdf", ("fit", "traces.nc", "--chain", "kinetic", *QUICK)),
+        (xr.Dataset, "to_zarr", ("fit", "traces.nc", "--chain", "potts", "-o", "fit.zarr", *QUICK)),
         (matplotlib.figure.Figure, "savefig", ("plot", "good.comparison.nc")),
     ],
     ids=["nc", "zarr", "png"],
@@ -617,7 +634,7 @@ def test_a_hostile_name_of_a_model_is_harmless(folder, run_cli, traces):
     im.save_traces(traces.assign_attrs(hostile), "bad.nc")
     for command in (
         ("info", "bad.nc"),
-        ("fit", "bad.nc", "--figure", "bad.png", *QUICK),
+        ("fit", "bad.nc", "--chain", "kinetic", "--figure", "bad.png", *QUICK),
         ("compare", "bad.fit.nc", "bad.nc", *QUICK),
         ("plot", "bad.comparison.nc", "-o", "bad2.png"),
         ("solve", "bad.fit.nc", "--layer", 3),
@@ -640,7 +657,7 @@ def test_a_hostile_name_of_a_model_is_harmless(folder, run_cli, traces):
 
 
 def test_hostile_names_of_variables_and_dims_are_harmless(folder, run_cli, traces):
-    unchecked(traces.assign({"a\x1b[31mb": ("sequence", np.zeros(5))}), "variable.nc")
+    unchecked(traces.assign({"a\x1b[31mb": ("sequence", np.zeros(12))}), "variable.nc")
     ran = run_cli("info", "variable.nc")
     assert ran.exit_code == 0
     assert harmless(ran.stdout)

@@ -18,8 +18,7 @@ def test_report_of_the_bundled_trace(run_cli, tmp_path, monkeypatch):
         ran = run_cli("fit", "traces.nc")
     assert ran.exit_code == 0
     assert ran.stderr == (
-        "isingmoe: 2 experts to a token: kinetic chains of whole sets; --chain names "
-        "another\n"
+        "isingmoe: 2 experts to a token: kinetic chains of whole sets; --chain names another\n"
     )
     assert ran.stdout == (GOLDEN / "example_fit.txt").read_text("utf-8")
 
