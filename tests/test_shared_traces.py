@@ -80,16 +80,41 @@ def test_overlaps_repeats_and_baselines(shared_traces, model, layer):
     np.testing.assert_allclose(measured, excess, atol=3 * overlap[2])
 
 
-@pytest.mark.parametrize("model", ["gpt-oss-20b", "deepseek-v2-lite", "mixtral-8x7b"])
-def test_fit_and_compare_without_a_warning_or_a_gap(shared_traces, model):
-    traces = im.open_traces(shared_traces / f"{model}.nc")
-    first_and_last = traces.isel(layer=[0, traces.sizes["layer"] // 2, -1])
-    fit = im.fit(first_and_last)
-    comparison = im.compare(fit, first_and_last, max_distance=32)
+def without_a_gap(fit, traces, **options):
+    comparison = im.compare(fit, traces, max_distance=32, **options)
     for dataset in (fit.data, comparison.data):
         for name, variable in dataset.items():
             assert not variable.isnull().any(), name
-    assert fit.settings["chain"] == ("ising" if model.startswith("deepseek") else "potts")
+    return comparison.data
+
+
+@pytest.mark.parametrize(
+    ("model", "chain"),
+    [("gpt-oss-20b", "potts"), ("deepseek-v2-lite", "ising"), ("mixtral-8x7b", "potts")],
+)
+def test_fit_and_compare_without_a_warning_or_a_gap(shared_traces, model, chain):
+    traces = im.open_traces(shared_traces / f"{model}.nc")
+    first_and_last = traces.isel(layer=[0, traces.sizes["layer"] // 2, -1])
+    without_a_gap(im.fit(first_and_last, chain=chain), first_and_last)
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "gain", "options"),
+    [
+        ("gpt-oss-20b", 11, 1.5, {}),
+        # Four texts say nothing of the spread between texts.
+        ("mixtral-8x7b", 15, 0.1, {"uncertainty": "information"}),
+    ],
+)
+def test_whole_sets_by_default_without_a_warning_or_a_gap(
+    shared_traces, model, layer, gain, options
+):
+    traces = im.open_traces(shared_traces / f"{model}.nc").sel(layer=[layer])
+    fit = im.fit(traces, coupling="diagonal", **options)
+    assert fit.settings["chain"] == "kinetic"
+    data = without_a_gap(fit, traces, n_folds=2, n_shuffles=2).isel(layer=0)
+    assert data["self_coupling"] > 10 * data["self_coupling_error"]
+    assert data["held_out_bits"] < data["held_out_bits_load"] - gain
 
 
 def test_heterogeneity_is_told_from_coupling(shared_traces):
