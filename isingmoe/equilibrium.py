@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.linalg import LinAlgError
 from scipy.special import xlogy
 from scipy.stats import chi2
 from threadpoolctl import threadpool_limits
@@ -15,6 +17,8 @@ from isingmoe import _provenance
 from isingmoe._kernels import overlaps
 from isingmoe._schema import validate_structure
 from isingmoe._text import about
+from isingmoe.curvature import exact_curvature
+from isingmoe.decays import Decay
 from isingmoe.errors import ConvergenceError
 from isingmoe.estimators import MaximumLikelihood
 from isingmoe.folds import folds_of, ratio_error
@@ -23,10 +27,14 @@ from isingmoe.kinds import Settings
 from isingmoe.positions import Shape
 from isingmoe.regression import Estimated, fold_fits, split
 from isingmoe.traces import Track, each_layer, pack_layer, trace_name
+from isingmoe.uncertainty import sandwich_spread, sequence_scores
 
 __all__ = ["irreversibility", "load_balance", "load_entropy"]
 
 Array = NDArray[Any]
+
+# More parameters than this have a curvature that does not fit in memory.
+_MOST_PARAMETERS = 20_000
 
 
 def load_entropy(load: Array) -> Array:
@@ -165,8 +173,8 @@ def irreversibility(
     Dataset
         Per layer, in nats per token: `entropy_production`, free of the bias of the fit, and
         its `entropy_production_error` over sequences; `entropy_production_in_sample`, what
-        the chain fitted to all sequences shows on them, too large by about the number of its
-        antisymmetric couplings over the number of tokens.
+        the chain fitted to all sequences shows on them, too large by at most about twice the
+        number of its antisymmetric couplings over the number of tokens.
 
     Raises
     ------
@@ -185,6 +193,12 @@ def irreversibility(
     average where text and its reversal are alike, whatever the chain; it may come out
     negative by noise. It is at most that of the process that was fitted, as a chain of
     finite reach sees it.
+
+    The error counts a sequence twice: by its own part, and by what it does to the chain that
+    others are read with. Of driven chains that is the spread of the estimate; at equilibrium,
+    where both are noise times noise, it is too large, by a factor of about the root of two.
+    It is NaN where the couplings have no standard errors: with more than 20,000 parameters, or
+    where the tokens do not bound them.
 
     References
     ----------
@@ -216,7 +230,8 @@ def irreversibility(
             whole = kind.estimate(forward, found)
             n_tokens = np.bincount(forward.sequence, minlength=n)
             in_sample = _surplus(whole, forward, backward, n).sum() / n_tokens.sum()
-            rows.append((gain.sum() / n_tokens.sum(), ratio_error(gain, n_tokens), in_sample))
+            error = _error(whole, backward, gain, n_tokens)
+            rows.append((gain.sum() / n_tokens.sum(), error, in_sample))
             if not (converged and whole.maximum.converged):
                 late.append(int(traces["layer"].values[place]))
     arguments = {**kind.arguments(), "n_folds": len(folds)}
@@ -255,3 +270,35 @@ def _surplus(found: Estimated, ahead: Histories, back: Histories, n: int) -> Arr
         for tokens in (ahead, back)
     ]
     return sums[0] - sums[1]
+
+
+def _error(whole: Estimated, backward: Histories, gain: Array, n_tokens: Array) -> float:
+    """Standard error of a gain by chains that were fitted to other sequences of the same traces.
+
+    Parameters
+    ----------
+    whole : Estimated
+        The chain fitted to all.
+    backward : Histories
+    gain, n_tokens : ndarray (sequence,)
+    """
+    kind, p = whole.kind, whole.kind.parameters
+    if not p.n:
+        return ratio_error(gain, n_tokens)
+    if p.n > _MOST_PARAMETERS:
+        return np.nan
+    try:
+        curvature = exact_curvature(whole.problem, p, whole.table, whole.maximum.precision)
+    except LinAlgError:
+        return np.nan
+    if whole.strength is not None and kind.decay is not None:
+        decay = Decay(kind.decay, kind.reach)
+        curvature = decay.extended(curvature, whole.problem, p, whole.maximum, whole.strength)
+        backward = decay.at(backward, whole.strength)
+    slope = sequence_scores(whole).sum(0) - sequence_scores(replace(whole, problem=backward)).sum(0)
+    own = (gain - n_tokens * gain.sum() / n_tokens.sum())[n_tokens > 0]
+    n = len(own)
+    if n < 2:
+        return np.nan
+    through_chain = sandwich_spread(curvature, whole).columns @ slope
+    return float(np.linalg.norm(own * np.sqrt(n / (n - 1)) + through_chain) / n_tokens.sum())
