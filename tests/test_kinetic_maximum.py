@@ -258,10 +258,13 @@ class TestMaximum:
         J, h = zero_sum(rng.normal(size=(4, 4)) / 2 + np.eye(4), rng.normal(size=4) / 2)
         states = simulate_markov(markov_chain(J + h)[1], 20, 150, rng)
         traces = im.traces_from_arrays(states[None, :, :, None], num_experts=4)
-        bare = im.MaximumLikelihood(pseudocount=0, l2=0)
+        kinds = (
+            {"chain": "potts", "estimator": im.MaximumLikelihood(pseudocount=0)},
+            {"chain": "kinetic", "estimator": im.MaximumLikelihood(l2=0)},
+        )
         found = [
-            im.fit(traces, coupling=coupling, estimator=bare, **more).data.isel(layer=0)
-            for more in ({"chain": "potts"}, {"chain": "kinetic", "uncertainty": "information"})
+            im.fit(traces, coupling=coupling, uncertainty="information", **kind).data.isel(layer=0)
+            for kind in kinds
         ]
         potts, kinetic = found
         np.testing.assert_allclose(kinetic["J"][0], potts["J"], atol=1e-6)
