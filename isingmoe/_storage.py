@@ -16,6 +16,7 @@ import xarray as xr
 from isingmoe._provenance import fingerprint
 
 __all__ = [
+    "Saved",
     "check_content",
     "check_output",
     "read_dataset",
@@ -257,3 +258,24 @@ def unwritable(path: Path, error: OSError) -> OSError:
     reason = error.strerror or " ".join(str(error).split())
     text = f"{path}: cannot be written ({reason}); name another folder"
     return type(error)(text) if isinstance(error, PermissionError) else OSError(text)
+
+
+class Saved:
+    """What holds a Dataset and is written as it.
+
+    Attributes
+    ----------
+    data : Dataset
+    """
+
+    data: xr.Dataset
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write it as NetCDF-4.
+
+        Raises
+        ------
+        OSError
+            If the file exists and `overwrite` is false, or it cannot be written.
+        """
+        write_dataset(self.data, path, overwrite=overwrite)

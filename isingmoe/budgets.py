@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
 from isingmoe._schema import validate_structure
-from isingmoe._storage import check_content, read_dataset, write_dataset
+from isingmoe._storage import Saved, check_content, read_dataset
 from isingmoe._text import about, number, plain, render, report, with_errors
 from isingmoe.errors import ConvergenceError
 from isingmoe.folds import folds_of, ratio_error
@@ -30,23 +30,14 @@ __all__ = ["SHARES", "Budget", "budget", "open_budget"]
 CONVENTIONS = "isingmoe-budget-1"
 _VARIABLES = ("layer", "model", "held_out_bits", "share", "bits", "bits_error")
 
-# What each share is the gain of, in the order in which the models are nested.
-SHARES = {
-    "load": "experts differ in how often they are chosen",
-    "position": "their rates change along the text",
-    "topic": "texts differ in their load, learnt from the tokens so far",
-    "neighbour": "the experts of the token before",
-    "memory": "those of the tokens before it",
-    "token": "the id of the token itself",
-    "left": "what none of these tells",
-}
-
+# Gains of the models in the order in which they are nested, and what none of them tells.
+SHARES = ("load", "position", "topic", "neighbour", "memory", "token", "left")
 Array = NDArray[Any]
 Track = Callable[[Iterable[int]], Iterable[int]]
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Saved):
     """How many of the bits of a token's experts are explained, and by what.
 
     Attributes
@@ -61,16 +52,6 @@ class Budget:
     """
 
     data: xr.Dataset
-
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the budget as NetCDF-4.
-
-        Raises
-        ------
-        OSError
-            If the file exists and `overwrite` is false, or it cannot be written.
-        """
-        write_dataset(self.data, path, overwrite=overwrite)
 
     def __str__(self) -> str:
         data, a = self.data, self.data.attrs

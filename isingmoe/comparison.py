@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe import _provenance
-from isingmoe._storage import check_content, read_dataset, write_dataset
+from isingmoe._storage import Saved, check_content, read_dataset
 from isingmoe._text import about, interval, number, plain, render, report, with_errors
 from isingmoe.decay import decay_fit
 from isingmoe.equilibrium import load_balance
@@ -54,7 +54,7 @@ Track = Callable[[Iterable[int], str], Iterable[int]]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Saved):
     """Prediction and measurement of every layer.
 
     Attributes
@@ -66,16 +66,6 @@ class Comparison:
     """
 
     data: xr.Dataset
-
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the comparison as NetCDF-4.
-
-        Raises
-        ------
-        OSError
-            If the file exists and `overwrite` is false, or it cannot be written.
-        """
-        write_dataset(self.data, path, overwrite=overwrite)
 
     def __str__(self) -> str:
         data = self.data

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag, cholesky
 
 from isingmoe._kernels.information import information, row_information
-from isingmoe.histories import Histories
+from isingmoe.histories import Histories, by_value
 from isingmoe.parameters import Parameters
 
-__all__ = ["Landscape", "Precision"]
+__all__ = ["Landscape", "Precision", "flattened", "row_pairs"]
 
 Array = NDArray[Any]
 
@@ -99,10 +99,8 @@ class Landscape:
         tiles = information(
             features, problem.strength, problem.weight, table, problem.top_k, n, False
         )
-        by_pair = np.moveaxis(tiles, 0, 1).reshape(tiles.shape[1], -1)[:, :q]
-        f, g = np.meshgrid(np.arange(n), np.arange(n), indexing="ij")
-        low, high = np.minimum(f, g), np.maximum(f, g)
-        shared = by_pair[high * (high + 1) // 2 + low] * (len(problem.sets) / len(features))
+        pairs = row_pairs(np.arange(n)[:, None], np.arange(n))
+        shared = flattened(tiles, q)[pairs] * (len(problem.sets) / len(features))
         own = shared[n - problem.n_blocks :, n - problem.n_blocks :].sum((0, 1))
         least = _LEAST_COUNT * (own + 1) / problem.n_tokens
         shared[np.arange(n), np.arange(n)] += least
@@ -243,10 +241,18 @@ class Landscape:
         )
 
 
+def row_pairs(one: Array, other: Array) -> Array:
+    """Place of pairs of rows among the pairs f <= g of the information."""
+    low, high = np.minimum(one, other), np.maximum(one, other)
+    return high * (high + 1) // 2 + low
+
+
+def flattened(tiles: Array, n_columns: int) -> Array:
+    """Tiles of the information side by side, (pair of rows, column)."""
+    return np.moveaxis(tiles, 0, 1).reshape(tiles.shape[1], -1)[:, :n_columns]
+
+
 def _of_values(problem: Histories, table: Array, which: int, n_rows: int) -> Array:
     """Curvature of the field of each value, after its mixed ones, (value, n_rows + 1, expert)."""
-    value = problem.group_of(which)
-    order = np.argsort(value, kind="stable")
-    edges = np.searchsorted(value[order], np.arange(problem.groups[which] + 1))
-    features = problem.features[order[: edges[-1]]]
+    features, edges = by_value(problem, which)
     return row_information(features, edges, problem.strength, table, problem.top_k, n_rows, False)

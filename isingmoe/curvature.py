@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
 
 from isingmoe._kernels.information import information, row_information
-from isingmoe.conditioning import Precision
-from isingmoe.histories import Histories
+from isingmoe.conditioning import Precision, flattened, row_pairs
+from isingmoe.histories import Histories, by_value
 from isingmoe.parameters import Parameters, contrasts
 
 __all__ = [
@@ -89,8 +89,7 @@ def exact_curvature(
     few = problem.merged()
     packed = information(few.features, few.strength, few.weight, table, few.top_k, n_fixed, True)
     pairs = problem.n_experts * (problem.n_experts + 1) // 2
-    flat = np.moveaxis(packed, 0, 1).reshape(packed.shape[1], -1)[:, :pairs]
-    block = _block_of(flat, n_fixed, problem.n_experts)
+    block = _block_of(flattened(packed, pairs), n_fixed, problem.n_experts)
     total = parameters.pulled_curvature(block) + precision.matrix(parameters)
     if problem.groups:
         for own, mixed in _of_values(problem, parameters, table, precision.groups[0]):
@@ -120,16 +119,19 @@ def value_curvatures(
         Of some values, one after the other; the last row is that of the field itself.
     """
     q, n_values = problem.n_experts, problem.groups[which]
-    value = problem.group_of(which)
-    order = np.argsort(value, kind="stable")
-    edges = np.searchsorted(value[order], np.arange(n_values + 1))
+    features, edges = by_value(problem, which)
     pair = _pairs(q)
     at_once = max(_HELD // ((n_rows + 1) * q * q), 1)
     for first in range(0, n_values, at_once):
         some = edges[first : first + at_once + 1]
-        features = problem.features[order[some[0] : some[-1]]]
         yield row_information(
-            features, some - some[0], problem.strength, table, problem.top_k, n_rows, True
+            features[some[0] : some[-1]],
+            some - some[0],
+            problem.strength,
+            table,
+            problem.top_k,
+            n_rows,
+            True,
         )[..., pair]
 
 
@@ -218,8 +220,7 @@ def _block_of(flat: Array, n_rows: int, q: int) -> Callable[[slice, slice], Arra
     pair = _pairs(q)
 
     def block(left: slice, right: slice) -> Array:
-        f, g = np.arange(n_rows)[left, None], np.arange(n_rows)[None, right]
-        low, high = np.minimum(f, g), np.maximum(f, g)
-        return flat[high * (high + 1) // 2 + low][..., pair]
+        rows = row_pairs(np.arange(n_rows)[left, None], np.arange(n_rows)[None, right])
+        return flat[rows][..., pair]
 
     return block

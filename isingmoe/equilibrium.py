@@ -17,8 +17,6 @@ from isingmoe import _provenance
 from isingmoe._kernels import overlaps
 from isingmoe._schema import validate_structure
 from isingmoe._text import about
-from isingmoe.curvature import exact_curvature
-from isingmoe.decays import Decay
 from isingmoe.errors import ConvergenceError
 from isingmoe.estimators import MaximumLikelihood
 from isingmoe.folds import folds_of, ratio_error
@@ -27,14 +25,11 @@ from isingmoe.kinds import Settings
 from isingmoe.positions import Shape
 from isingmoe.regression import Estimated, fold_fits, split
 from isingmoe.traces import Track, each_layer, pack_layer, trace_name
-from isingmoe.uncertainty import sandwich_spread, sequence_scores
+from isingmoe.uncertainty import MOST_PARAMETERS, curvature_of, sandwich_spread, sequence_scores
 
 __all__ = ["irreversibility", "load_balance", "load_entropy"]
 
 Array = NDArray[Any]
-
-# More parameters than this have a curvature that does not fit in memory.
-_MOST_PARAMETERS = 20_000
 
 
 def load_entropy(load: Array) -> Array:
@@ -282,19 +277,17 @@ def _error(whole: Estimated, backward: Histories, gain: Array, n_tokens: Array) 
     backward : Histories
     gain, n_tokens : ndarray (sequence,)
     """
-    kind, p = whole.kind, whole.kind.parameters
-    if not p.n:
+    kind = whole.kind
+    if not kind.parameters.n:
         return ratio_error(gain, n_tokens)
-    if p.n > _MOST_PARAMETERS:
+    if kind.parameters.n > MOST_PARAMETERS:
         return np.nan
     try:
-        curvature = exact_curvature(whole.problem, p, whole.table, whole.maximum.precision)
+        curvature = curvature_of(whole)
     except LinAlgError:
         return np.nan
-    if whole.strength is not None and kind.decay is not None:
-        decay = Decay(kind.decay, kind.reach)
-        curvature = decay.extended(curvature, whole.problem, p, whole.maximum, whole.strength)
-        backward = decay.at(backward, whole.strength)
+    if kind.law is not None and whole.strength is not None:
+        backward = kind.law.at(backward, whole.strength)
     slope = sequence_scores(whole).sum(0) - sequence_scores(replace(whole, problem=backward)).sum(0)
     own = (gain - n_tokens * gain.sum() / n_tokens.sum())[n_tokens > 0]
     n = len(own)

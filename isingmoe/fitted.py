@@ -10,12 +10,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from isingmoe._storage import check_content, read_dataset, write_dataset
+from isingmoe._storage import Saved, check_content, read_dataset
 from isingmoe._text import number, plain, render, report, with_errors
 from isingmoe.chains import IsingChain, KineticChain, PottsChain
 from isingmoe.estimators import MaximumLikelihood, Pseudolikelihood
 from isingmoe.positions import Blocks, Cosines
-from isingmoe.regression import FIELD_PARTS, Regression
 
 __all__ = ["CONVENTIONS", "Fit", "open_fit"]
 
@@ -52,7 +51,7 @@ Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Saved):
     """Chains fitted to traces, one for each layer (and, for Ising, each expert).
 
     Attributes
@@ -94,24 +93,6 @@ class Fit:
     def is_regressed(self) -> bool:
         """Whether it was fitted token by token, and not to pair counts."""
         return "prior" in self.data.attrs
-
-    def regression(self) -> Regression:
-        """The kind of chain, for a fit that was fitted token by token."""
-        attrs, settings = self.data.attrs, self.settings
-        parts = () if attrs["field"] == "none" else tuple(attrs["field"].split("+"))
-        shape = settings["position"]
-        return Regression(
-            attrs["chain"],
-            attrs["coupling"],
-            tuple(part for part in FIELD_PARTS if part in parts),
-            int(attrs["reach"]) if attrs["coupling"] != "none" else 0,
-            settings["decay"],
-            Cosines(0) if shape is None or shape == "cv" else shape,
-            settings["estimator"].l2,
-            settings["estimator"].max_iterations,
-            int(attrs["num_experts"]),
-            1 if attrs["chain"] == "potts" else int(attrs["top_k"]),
-        )
 
     def chain(
         self, layer: int, expert: int | None = None
@@ -170,16 +151,6 @@ class Fit:
             return J + h[:, None, :]
         spin = IsingChain.spin
         return J[..., None, None] * np.outer(spin, spin) + h[..., None, None] * spin
-
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the fit as NetCDF-4.
-
-        Raises
-        ------
-        OSError
-            If the file exists and `overwrite` is false, or it cannot be written.
-        """
-        write_dataset(self.data, path, overwrite=overwrite)
 
     def title(self) -> str:
         """One line that says what was fitted to what."""

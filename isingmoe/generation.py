@@ -7,9 +7,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe import _provenance
-from isingmoe._kernels.forward import draw_sequences
-from isingmoe._seeds import Seed, generators, seed_sequence
+from isingmoe._seeds import Seed, seed_sequence
+from isingmoe.chains import KineticChain
 from isingmoe.fitted import Fit
+from isingmoe.forward import draw
 from isingmoe.stationary import markov_chain
 from isingmoe.traces import Track, traces_from_arrays
 
@@ -70,7 +71,7 @@ def generate(
     for place in range(n_layers) if track is None else track(range(n_layers)):
         coupling, field = _tables(fit, place)
         draws, spread = seeds[place].spawn(2)
-        between = np.zeros((1, field.shape[1]))
+        between = None
         if "sequence_spread" in data:
             deviation = float(data["sequence_spread"].values[place])
             between = np.random.default_rng(spread).normal(
@@ -79,8 +80,10 @@ def generate(
             between -= between.mean(1, keepdims=True)
         end = int(data.attrs.get("last_position", length))
         block = np.minimum(np.arange(length) * len(field) // end, len(field) - 1)
-        words = generators(draws, n_sequences)
-        draw_sequences(coupling, field, block, between, k, _N_BURN, words, index[place])
+        chain_ = KineticChain(J=coupling, h=field[block], top_k=k, n_sites=length)
+        index[place] = draw(
+            chain_, n_sequences, length, by_sequence=between, n_burn=_N_BURN, seed=draws
+        )
     traces = traces_from_arrays(
         index,
         num_experts=int(data.attrs["num_experts"]),

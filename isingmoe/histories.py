@@ -17,6 +17,7 @@ __all__ = [
     "Histories",
     "by_sequence",
     "by_token",
+    "by_value",
     "histories",
     "last_position",
     "runs",
@@ -160,6 +161,21 @@ class Histories:
         first = self.n_fixed + sum(self.groups[:which])
         column = self.features[:, len(self.strength) - len(self.groups) + which]
         return np.minimum(column - first, self.groups[which]).astype(np.int32)
+
+
+def by_value(problem: Histories, which: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Rows of tokens, value after value of a grouping, and where each value's begin.
+
+    Returns
+    -------
+    features : int32 ndarray (token, feature)
+        Of the tokens that have a value.
+    edges : int64 ndarray (value + 1,)
+    """
+    value = problem.group_of(which)
+    order = np.argsort(value, kind="stable")
+    edges = np.searchsorted(value[order], np.arange(problem.groups[which] + 1))
+    return problem.features[order[: edges[-1]]], edges
 
 
 def histories(

@@ -15,16 +15,17 @@ from scipy.linalg import LinAlgError
 from isingmoe._text import about
 from isingmoe.chain_lengths import chain_length
 from isingmoe.chains import KineticChain
-from isingmoe.curvature import effective_fields, exact_curvature
-from isingmoe.decays import Decay
+from isingmoe.curvature import effective_fields
 from isingmoe.histories import Histories, runs
 from isingmoe.kinetic import value_and_slope
 from isingmoe.loads import load_values
 from isingmoe.regression import Estimated, Regression, held_out_values
 from isingmoe.traces import idle_experts, trace_name
 from isingmoe.uncertainty import (
+    MOST_PARAMETERS,
     Spread,
     bootstrap_spread,
+    curvature_of,
     information_spread,
     sandwich_spread,
 )
@@ -33,8 +34,6 @@ __all__ = ["Regressed", "hash_of"]
 
 Array = NDArray[Any]
 
-# More parameters than this have a curvature that does not fit in memory.
-_MOST_PARAMETERS = 20_000
 _FEWEST_SEQUENCES = 2
 # A log-weight, or its error, that only a likelihood without a maximum gets to.
 _LARGEST = 100.0
@@ -195,7 +194,7 @@ class Regressed:
         if found.strength is not None:
             result["decay_parameter"] = found.strength
             error = float(spread.of(lambda y: y[..., -1]))
-            is_known = Decay(self.kind.decay or "", self.kind.reach).is_inside(found.strength)
+            is_known = self.kind.law is not None and self.kind.law.is_inside(found.strength)
             result["decay_parameter_error"] = error if is_known else np.nan
         return result, hash_of(problem)
 
@@ -266,21 +265,18 @@ class Regressed:
         )
 
     def _spread(self, found: Estimated) -> Spread:
-        kind, p = found.kind, found.kind.parameters
+        kind = found.kind
         n = len(found.maximum.x) + (found.strength is not None)
         if self.uncertainty == "none" or not n:
             return Spread(np.zeros((0, n)), known=self.uncertainty != "none")
         if self.uncertainty == "bootstrap":
             return bootstrap_spread(found, self.n_resamples, self.seed)
-        if p.n > _MOST_PARAMETERS:
+        if kind.parameters.n > MOST_PARAMETERS:
             raise ValueError(
-                f"uncertainty: {p.n} parameters have no standard errors (at most "
-                f"{_MOST_PARAMETERS}); use uncertainty='none', a smaller reach or a decay"
+                f"uncertainty: {kind.parameters.n} parameters have no standard errors (at most "
+                f"{MOST_PARAMETERS}); use uncertainty='none', a smaller reach or a decay"
             )
-        curvature = exact_curvature(found.problem, p, found.table, found.maximum.precision)
-        if found.strength is not None and kind.decay is not None:
-            decay = Decay(kind.decay, kind.reach)
-            curvature = decay.extended(curvature, found.problem, p, found.maximum, found.strength)
+        curvature = curvature_of(found)
         if self.uncertainty == "information":
             return information_spread(curvature)
         return sandwich_spread(curvature, found)

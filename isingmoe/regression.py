@@ -81,6 +81,11 @@ class Regression:
     by_token: bool = False
     choices: tuple[int, ...] = ()
 
+    @cached_property
+    def law(self) -> Decay | None:
+        """How one coupling for all distances falls; None where each has its own."""
+        return None if self.decay is None else Decay(self.decay, self.reach)
+
     @property
     def both_sides(self) -> bool:
         """Whether tokens after one act on it too."""
@@ -110,7 +115,6 @@ class Regression:
         traces: xr.Dataset,
         place: int,
         *,
-        strength: float | None = None,
         n_before: int | None = None,
         reverse: bool = False,
         merge: bool = True,
@@ -122,8 +126,6 @@ class Regression:
         ----------
         traces : Dataset
         place : int
-        strength : float, optional
-            Parameter of the decay.
         n_before, reverse, longest
             As for `histories`; by default as many tokens before as couplings reach, and one
             at least.
@@ -135,16 +137,13 @@ class Regression:
             groupings.append(by_sequence(traces))
         if self.by_token:
             groupings.append(by_token(traces))
-        decay = None
-        if self.decay is not None and merge:
-            decay = Decay(self.decay, self.reach).strengths(strength or 1.0)
         if self.chain == "potts":
             traces = traces.isel(rank=[0])
         return histories(
             traces,
             place,
             self.reach,
-            decay=decay,
+            decay=self.law.strengths(1.0) if self.law is not None and merge else None,
             both_sides=self.both_sides,
             n_blocks=self.parameters.n_blocks,
             groupings=groupings,
@@ -172,11 +171,10 @@ class Regression:
         prior = Prior(given, groups=(None,) * len(problem.groups))  # type: ignore[arg-type]
         before = None if start is None else start.maximum
         options = {"max_iterations": self.max_iterations, "start": before}
-        if self.decay is None:
+        if self.law is None:
             return Estimated(self, problem, maximise(problem, self.parameters, prior, **options))
-        decay = Decay(self.decay, self.reach)
-        maximum, strength = decay.maximise(problem, self.parameters, prior, **options)
-        return Estimated(self, decay.at(problem, strength), maximum, strength)
+        maximum, strength = self.law.maximise(problem, self.parameters, prior, **options)
+        return Estimated(self, self.law.at(problem, strength), maximum, strength)
 
     def _best(self, kinds: list[Regression], problem: Histories) -> Estimated:
         """The kind of the best held-out score over folds of the sequences, fitted to all."""
@@ -244,29 +242,38 @@ class Estimated:
         """Log-weights of all rows of the problem."""
         return full_table(self.kind.parameters, self.maximum.x, self.maximum.fields)
 
+    @cached_property
+    def _covariance(self) -> Array:
+        """Of the experts of a token that was fitted, on average."""
+        return mean_covariance(self.problem, self.table)
+
+    @cached_property
+    def _by_distance(self) -> Array:
+        """Factors of the couplings, (distance, 1, 1): of the decay, or one."""
+        law, strength = self.kind.law, self.strength
+        if law is None or strength is None:
+            return np.ones((self.kind.reach, 1, 1))
+        return law.strengths(strength)[:, None, None]
+
     def couplings(self, x: Array) -> Array:
         """Zero-sum couplings (..., distance, expert, expert) of parameters."""
-        J, _ = zero_sum(self.kind.parameters.couplings(x[..., : self.kind.parameters.n]))
-        if self.strength is None or self.kind.decay is None:
-            return J
-        decay = Decay(self.kind.decay, self.kind.reach)
-        scaled = decay.strengths(self.strength)[:, None, None] * J
-        if x.shape[-1] == self.kind.parameters.n:
+        p, law, strength = self.kind.parameters, self.kind.law, self.strength
+        J, _ = zero_sum(p.couplings(x[..., : p.n]))
+        scaled = self._by_distance * J
+        if law is None or strength is None or x.shape[-1] == p.n:
             return scaled
         # A change of the decay's own parameter, to first order.
-        base, _ = zero_sum(self.kind.parameters.couplings(self.maximum.x))
-        slope = decay.slopes(self.strength)[:, None, None]
-        return scaled + x[..., -1, None, None, None] * (slope * base)
+        base, _ = zero_sum(p.couplings(self.maximum.x))
+        return scaled + x[..., -1, None, None, None] * (law.slopes(strength)[:, None, None] * base)
 
     def field(self, x: Array) -> Array:
         """Zero-sum field (..., expert), with what the gauge of the couplings gives to it."""
         p = self.kind.parameters
         own = x[..., : p.n]
-        mean = p.couplings(own).mean(-2).sum(-2)
-        if self.strength is not None and self.kind.decay is not None:
-            mean = mean * Decay(self.kind.decay, self.kind.reach).strengths(self.strength).sum()
+        J = self._by_distance * p.couplings(own)
+        mean = J.mean(-2).sum(-2)
         if p.both_sides:
-            mean = mean + p.couplings(own).mean(-1).sum(-2)
+            mean = mean + J.mean(-1).sum(-2)
         total = p.field(own) + self.kind.top_k * mean
         return total - total.mean(-1, keepdims=True)
 
@@ -280,13 +287,12 @@ class Estimated:
 
         The field of a sequence is learnt from its tokens as they come, and nothing else is.
         """
-        if self.strength is not None and self.kind.decay is not None:
-            problem = Decay(self.kind.decay, self.kind.reach).at(problem, self.strength)
+        if self.kind.law is not None and self.strength is not None:
+            problem = self.kind.law.at(problem, self.strength)
         if "sequence" not in self.kind.field:
             return value_and_slope(problem, self.table)[0]
-        covariance = mean_covariance(self.problem, self.table)
         tau = self.maximum.precision.groups[0]
-        return followed_values(problem, self.table, tau, covariance)
+        return followed_values(problem, self.table, tau, self._covariance)
 
 
 def followed_values(problem: Histories, table: Array, tau: float, covariance: Array) -> Array:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from isingmoe._text import about
 from isingmoe.curvature import mean_covariance
 from isingmoe.fitted import Fit
+from isingmoe.kinds import Settings
 from isingmoe.kinetic import value_and_slope
 from isingmoe.likelihood import check_counts, log_likelihood, pair_counts, token_pairs
 from isingmoe.loads import load_values
@@ -77,7 +78,7 @@ def _counted_layer(fit: Fit, traces: xr.Dataset, place: int) -> tuple[float, flo
 
 def _regressed_layer(fit: Fit, traces: xr.Dataset, place: int) -> tuple[float, float, int, bytes]:
     row = fit.data.isel(layer=place)
-    kind = fit.regression()
+    kind = Settings(**fit.settings).kind(traces).kind
     problem = kind.problem(traces, place, merge=False, longest=int(fit.data.attrs["last_position"]))
     q = problem.n_experts
     sides = [row["J"].values, row["J"].values.swapaxes(1, 2)][: 1 + problem.both_sides]

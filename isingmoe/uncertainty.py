@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from isingmoe._kernels.kinetic import run_slopes
-from isingmoe.curvature import Curvature
-from isingmoe.decays import Decay
+from isingmoe.curvature import Curvature, exact_curvature
 from isingmoe.histories import Histories, runs
 from isingmoe.regression import Estimated
 
 __all__ = [
+    "MOST_PARAMETERS",
     "UNCERTAINTIES",
     "Spread",
     "bootstrap_spread",
+    "curvature_of",
     "information_spread",
     "sandwich_spread",
     "sequence_scores",
@@ -29,6 +30,8 @@ Array = NDArray[Any]
 
 UNCERTAINTIES = ("sandwich", "information", "bootstrap", "none")
 
+# More parameters than this have a curvature that does not fit in memory.
+MOST_PARAMETERS = 20_000
 # Columns of a factor that are turned into couplings at once.
 _AT_ONCE = 128
 
@@ -63,6 +66,21 @@ class Spread:
         for start in range(0, len(self.columns), _AT_ONCE):
             total = total + (linear(self.columns[start : start + _AT_ONCE]) ** 2).sum(0)
         return np.sqrt(total)
+
+
+def curvature_of(found: Estimated) -> Curvature:
+    """Curvature at an estimate, by its parameters and that of its decay if it has one.
+
+    Raises
+    ------
+    LinAlgError
+        If some direction of the parameters is not determined.
+    """
+    p, law = found.kind.parameters, found.kind.law
+    curvature = exact_curvature(found.problem, p, found.table, found.maximum.precision)
+    if law is None or found.strength is None:
+        return curvature
+    return law.extended(curvature, found.problem, p, found.maximum, found.strength)
 
 
 def information_spread(curvature: Curvature) -> Spread:
@@ -129,18 +147,17 @@ def _without_fields(found: Estimated) -> Estimated:
 
 def sequence_scores(found: Estimated) -> Array:
     """Gradient of the log-likelihood of each sequence that has tokens, (sequence, parameter)."""
-    p, kind, problem = found.kind.parameters, found.kind, found.problem
+    p, law, problem = found.kind.parameters, found.kind.law, found.problem
     pieces = runs(problem.sequence)
     edges = np.array([start for start, _ in pieces] + [len(problem.sets)])
     slopes = run_slopes(
         problem.sets, problem.features, edges, problem.strength, found.table, p.n_rows
     )
     scores = p.pulled(slopes)
-    if found.strength is None or kind.decay is None:
+    if law is None or found.strength is None:
         return scores
-    decay = Decay(kind.decay, kind.reach)
     along = [
-        decay.slope(problem.of(np.arange(*piece)), p, found.maximum, found.strength).sum()
+        law.slope(problem.of(np.arange(*piece)), p, found.maximum, found.strength).sum()
         for piece in pieces
     ]
     return np.column_stack([scores, along])

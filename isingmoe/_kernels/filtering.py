@@ -4,9 +4,7 @@ import numba as nb
 import numpy as np
 
 from isingmoe._kernels.inclusion import choices, inclusion
-
-# A weight smaller than the largest by this factor, in logarithms, is taken for this small.
-_FURTHEST = 300.0
+from isingmoe._kernels.kinetic import FURTHEST, log_weights
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
@@ -17,14 +15,11 @@ def _follow(sets, features, strength, table, axes, curvature, precision, values)
     taken, left = np.empty((q, k + 1, 1)), np.empty((q, k + 1, 1))
     ratio, chance = np.empty((k + 1, 1)), np.empty((k + 1, 1))
     for t in range(len(sets)):
-        log_weight[:] = field
-        for f in range(features.shape[1]):
-            row, s = table[features[t, f]], strength[f]
-            for b in range(q):
-                log_weight[b] += s * row[b]
+        log_weights(features[t], strength, table, log_weight)
+        log_weight += field
         top = log_weight.max()
         for b in range(q):
-            weight[b, 0] = np.exp(max(log_weight[b] - top, -_FURTHEST))
+            weight[b, 0] = np.exp(max(log_weight[b] - top, -FURTHEST))
         choices(weight, taken, left, ratio)
         inclusion(taken, left, chance, included)
         value = -k * top

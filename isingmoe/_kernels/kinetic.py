@@ -15,11 +15,11 @@ from isingmoe._kernels.inclusion import choices, inclusion, joint_inclusion
 
 _BLOCK = 16
 # A weight smaller than the largest by this factor, in logarithms, is taken for this small.
-_FURTHEST = 300.0
+FURTHEST = 300.0
 
 
 @nb.njit(cache=True, nogil=True)
-def _log_weights(features, strength, table, out):
+def log_weights(features, strength, table, out):
     """Log-weights of the experts at one token."""
     out[:] = 0
     for f in range(features.size):
@@ -43,12 +43,12 @@ def _weigh(features, strength, table, start, n, log_weight, top, weight):
     for t in range(_BLOCK):
         # The last token fills what is left of the last block.
         row = log_weight[t]
-        _log_weights(features[start + min(t, n - 1)], strength, table, row)
+        log_weights(features[start + min(t, n - 1)], strength, table, row)
         top[t] = row.max()
         for b in range(row.size):
             weight[b, t] = row[b] - top[t]
     for b in range(len(weight)):
-        exponentiate(weight[b], 0.0, _FURTHEST)
+        exponentiate(weight[b], 0.0, FURTHEST)
 
 
 @nb.njit(cache=True, nogil=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from isingmoe._text import printable
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.figure import Figure
 
 __all__ = [
     "Folds",
@@ -26,7 +28,9 @@ __all__ = [
     "Seed",
     "TraceFile",
     "beside",
+    "check_drawing",
     "check_target",
+    "draw",
     "emit_json",
     "emit_text",
 ]
@@ -75,6 +79,28 @@ def check_target(path: Path, overwrite: bool, *inputs: Path) -> Path:
     if path.suffix not in (".nc", ".zarr"):
         raise ValueError(f"{path}: expected a name that ends in .nc or .zarr")
     return path
+
+
+def check_drawing(path: Path | None, overwrite: bool) -> None:
+    """Raise where a figure that is asked for cannot be written, before anything is computed."""
+    if path is not None:
+        _plotting().check_figure(path, overwrite)
+
+
+def draw(plot: Callable[[], Figure], path: Path | None, overwrite: bool) -> None:
+    """Draw a figure where one is asked for."""
+    if path is not None:
+        _plotting().save_figure(plot(), path, overwrite=overwrite)
+
+
+def _plotting() -> Any:
+    """The module of the figures, without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from isingmoe import plotting
+
+    return plotting
 
 
 def emit_text(text: object) -> None:

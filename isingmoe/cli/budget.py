@@ -17,7 +17,9 @@ from isingmoe.cli._options import (
     Seed,
     TraceFile,
     beside,
+    check_drawing,
     check_target,
+    draw,
     emit_json,
     emit_text,
 )
@@ -52,10 +54,7 @@ def budget(
     from isingmoe.traces import select_layers
 
     target = check_target(output or beside(traces, "budget"), overwrite, traces)
-    if figure is not None:
-        from isingmoe.plotting import check_figure
-
-        check_figure(figure, overwrite)
+    check_drawing(figure, overwrite)
     shape = position_of(position)
     if isinstance(shape, str):
         raise ValueError("position: expected cosines:N or blocks:N, got 'cv'")
@@ -69,13 +68,7 @@ def budget(
         track=lambda layers: track(layers, "budget"),
     )
     result.save(target, overwrite=overwrite)
-    if figure is not None:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from isingmoe.plotting import save_figure
-
-        save_figure(im.plot_budget(result), figure, overwrite=overwrite)
+    draw(lambda: im.plot_budget(result), figure, overwrite)
     if json:
         emit_json(result.data, ("layer", "share", "model"), budget=str(target))
         return

@@ -21,7 +21,9 @@ from isingmoe.cli._options import (
     Seed,
     TraceFile,
     beside,
+    check_drawing,
     check_target,
+    draw,
     emit_json,
     emit_text,
 )
@@ -82,10 +84,7 @@ def fit(
     from isingmoe.traces import select_layers
 
     target = check_target(output or beside(traces, "fit"), overwrite, traces)
-    if figure is not None:
-        from isingmoe.plotting import check_figure
-
-        check_figure(figure, overwrite)
+    check_drawing(figure, overwrite)
     opened = select_layers(im.open_traces(traces), layer)
     is_told = chain is not None or pseudolikelihood
     result = im.fit(
@@ -116,8 +115,7 @@ def fit(
         track=track,
     )
     result.save(target, overwrite=overwrite)
-    if figure is not None:
-        _draw(comparison, figure, overwrite)
+    draw(lambda: im.plot_layers(comparison), figure, overwrite)
     if json:
         fitted = result.data[["J", "J_error", "h", "h_error"]]
         if "distance" in fitted.dims:
@@ -149,12 +147,3 @@ def _estimator(
     return im.MaximumLikelihood(
         pseudocount=pseudocount, l2=kind.penalty(), max_iterations=kind.max_iterations
     )
-
-
-def _draw(comparison: im.Comparison, path: Path, overwrite: bool) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from isingmoe.plotting import save_figure
-
-    save_figure(im.plot_layers(comparison), path, overwrite=overwrite)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import isingmoe as im
-from isingmoe.cli._options import Overwrite, emit_text
+from isingmoe.cli._options import Overwrite, check_drawing, draw, emit_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,15 +31,13 @@ def plot(
 
     Example: isingmoe plot comparison.nc --layer 11 -o decay.png
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from isingmoe.plotting import check_figure, save_figure
-
-    check_figure(output, overwrite)
+    check_drawing(output, overwrite)
     opened = im.open_comparison(comparison)
-    figure = im.plot_layers(opened) if layer is None else _decay_figure(opened, layer)
-    save_figure(figure, output, overwrite=overwrite)
+    draw(
+        lambda: im.plot_layers(opened) if layer is None else _decay_figure(opened, layer),
+        output,
+        overwrite,
+    )
     emit_text(f"Written: {output}")
 
 
