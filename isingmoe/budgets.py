@@ -32,6 +32,9 @@ _VARIABLES = ("layer", "model", "held_out_bits", "share", "bits", "bits_error")
 
 # Gains of the models in the order in which they are nested, and what none of them tells.
 SHARES = ("load", "position", "topic", "neighbour", "memory", "token", "left")
+# Gains beside the nesting: of one model over another.
+_ASIDE = {"token_alone": ("token", "load"), "beyond_token": ("all", "token")}
+
 Array = NDArray[Any]
 Track = Callable[[Iterable[int]], Iterable[int]]
 
@@ -48,7 +51,7 @@ class Budget(Saved):
         `bits_error` (layer, share): what each step of the nesting gains, with a standard
         error paired over sequences, and what is left; the shares sum to `bits_uniform`
         (layer). `bits_token_alone` and its error: what the token's id tells beyond the load
-        if nothing else is known.
+        if nothing else is known; `bits_beyond_token`: what all the others then add to it.
     """
 
     data: xr.Dataset
@@ -62,10 +65,11 @@ class Budget(Saved):
         for share in data["share"].values.tolist():
             row = data.sel(share=share)
             columns[share] = with_errors(row["bits"].values, row["bits_error"].values)
-        if "bits_token_alone" in data:
-            columns["token alone"] = with_errors(
-                data["bits_token_alone"].values, data["bits_token_alone_error"].values
-            )
+        for name in _ASIDE:
+            if f"bits_{name}" in data:
+                columns[name.replace("_", " ")] = with_errors(
+                    data[f"bits_{name}"].values, data[f"bits_{name}_error"].values
+                )
         title = (
             f"{plain(a['model'])}: bits per token on held-out sequences ({a['n_folds']} folds), "
             f"coupling {a['coupling']}, memory up to {a['reach']} tokens"
@@ -76,7 +80,10 @@ class Budget(Saved):
             "error over sequences; left: what is still open.",
         ]
         if "bits_token_alone" in data:
-            notes.append("token alone: what the token's id gains over the load by itself.")
+            notes.append(
+                "token alone: what the token's id gains over the load by itself; beyond token: "
+                "what position, topic and memory then gain."
+            )
         return render(*report(title, columns, notes))
 
 
@@ -279,9 +286,10 @@ def _layer(
         "converged": converged,
     }
     if "token" in kinds:
-        alone = values["token"] - values["load"]
-        result["bits_token_alone"] = alone.sum() / total
-        result["bits_token_alone_error"] = ratio_error(alone, n_tokens) / np.log(2)
+        for name, (more, fewer) in _ASIDE.items():
+            gain = values[more] - values[fewer]
+            result[f"bits_{name}"] = gain.sum() / total
+            result[f"bits_{name}_error"] = ratio_error(gain, n_tokens) / np.log(2)
     return result
 
 
@@ -315,6 +323,9 @@ def _declared(has_tokens: bool) -> dict[str, tuple[tuple[str, ...], str, str]]:
         "bits_error": (share, "standard error of these bits, over sequences", "bit/token"),
     }
     if has_tokens:
-        declared["bits_token_alone"] = (layer, "bits of the token's id over the load", "bit/token")
-        declared["bits_token_alone_error"] = (layer, "standard error of these bits", "bit/token")
+        for name, (more, fewer) in _ASIDE.items():
+            meaning = f"bits of the model '{more}' over '{fewer}'"
+            declared[f"bits_{name}"] = (layer, meaning, "bit/token")
+            error = f"standard error of bits_{name}, over sequences"
+            declared[f"bits_{name}_error"] = (layer, error, "bit/token")
     return declared

@@ -144,7 +144,11 @@ def test_ids_that_determine_the_experts(by_token):
     load, token = data["held_out_bits"].sel(model=["load", "token"]).values[0]
     assert alone == pytest.approx(load - token)
     assert alone == pytest.approx(found["token"][0], abs=0.05)
-    assert "token alone" in str(budget)
+    everything = float(data["held_out_bits"].sel(model="all")[0])
+    beyond = float(data["bits_beyond_token"][0])
+    assert beyond == pytest.approx(token - everything)
+    assert abs(beyond) < 3 * float(data["bits_beyond_token_error"][0]) + 0.02
+    assert "token alone" in str(budget) and "beyond token" in str(budget)
 
 
 def test_ids_that_say_nothing(by_token):
