@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +13,25 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from isingmoe._text import about
+from isingmoe.estimation import Estimate
 from isingmoe.likelihood import (
     Counts,
     Family,
     check_counts,
+    layer_number,
     log_likelihood,
     pair_counts,
     token_pairs,
 )
 from isingmoe.stationary import length_of_gap, markov_chain, second_modulus
+from isingmoe.traces import trace_name
 
 __all__ = ["Counted"]
 
 Array = NDArray[np.floating]
+
+# Each is left out once: S. R. Lipsitz, K. B. G. Dear and L. Zhao, Biometrics 50, 842 (1994).
+_MOST_GROUPS = 100
 
 
 @dataclass(frozen=True)
@@ -33,9 +41,16 @@ class Counted:
     Attributes
     ----------
     family : Family
+    uncertainty : str
+        One of `uncertainty.UNCERTAINTIES`.
+    n_resamples, seed : int
+        Of the fits to other counts that give errors.
     """
 
     family: Family
+    uncertainty: str
+    n_resamples: int
+    seed: int
 
     @property
     def n_parameters(self) -> int:
@@ -52,7 +67,7 @@ class Counted:
             "field": self.family.field,
             "pseudocount": "default" if padding is None else float(padding),
             "max_iterations": estimator.max_iterations,
-            "uncertainty": "information",
+            "uncertainty": self.uncertainty,
         }
 
     def idle(self, traces: xr.Dataset) -> list[tuple[str, str]]:
@@ -76,7 +91,68 @@ class Counted:
         """Everything that is reported of a layer by its place, and its pair counts."""
         counts = pair_counts(traces, place, self.family.chain)
         check_counts(traces, place, counts, self.family.chain)
-        return _layer_results(counts, self.family), counts.tobytes()
+        added = self.family.pseudocounts(counts)
+        known = self.family.estimate(counts, added)
+        again = [
+            self._estimate(other, added)
+            for other in self._others(traces, place, counts, known.transition)
+        ]
+        results = _scores(counts, self.family, known)
+        results["converged"] = np.int8(all(one.converged for one in (known, *again)))
+        reported = [_reported(one) for one in again]
+        for name, value in _reported(known).items():
+            results[name] = value
+            results[f"{name}_error"] = self._error(value, [row[name] for row in reported])
+        if self.uncertainty == "information":
+            for name in ("J", "h", "self_coupling"):
+                results[f"{name}_error"] = getattr(known, f"{name}_error")
+        return results, counts.tobytes()
+
+    def _estimate(self, counts: Counts, added: Array) -> Estimate:
+        """The chain of counts as they might have been, under the prior of those that were."""
+        try:
+            return self.family.estimate(counts, added)
+        except ValueError as error:
+            raise ValueError(
+                "pseudocount: expected a positive number, got 0 and a pair of states so rare "
+                "that its coupling has no standard error; or use uncertainty='none'"
+            ) from error
+
+    def _others(
+        self, traces: xr.Dataset, place: int, counts: Counts, transition: Array
+    ) -> Iterator[Counts]:
+        """Pair counts as they might have been: of fewer or other sequences, or of the chain."""
+        chain, rng = self.family.chain, np.random.default_rng(self.seed)
+        n = traces.sizes["sequence"]
+        if self.uncertainty == "sandwich":
+            edges = np.linspace(0, n, min(n, _MOST_GROUPS) + 1).astype(int)
+            groups = itertools.starmap(slice, itertools.pairwise(edges))
+            parts = [pair_counts(traces, place, chain, group) for group in groups]
+            parts = [part for part in parts if part.any()]
+            if len(parts) < 2:
+                raise ValueError(
+                    f"{trace_name(traces)}: uncertainty: 'sandwich' compares sequences, and one "
+                    f"alone has pairs in layer {layer_number(traces, place)}; use 'information'"
+                )
+            for part in parts:
+                yield counts - part
+        elif self.uncertainty == "bootstrap":
+            used = np.flatnonzero(traces["length"].values > 1)
+            for _ in range(self.n_resamples):
+                yield pair_counts(traces, place, chain, rng.choice(used, len(used)))
+        elif self.uncertainty == "information":
+            for _ in range(self.n_resamples):
+                yield rng.multinomial(counts.sum(-1), transition)
+
+    def _error(self, value: Array, again: list[Array]) -> Array:
+        """Standard error of a number, from what it is of the other counts."""
+        n = len(again)
+        if n < 2:
+            return np.full(np.shape(value), np.nan)
+        deviation = np.std(again, axis=0)
+        if self.uncertainty == "sandwich":
+            return np.sqrt(n - 1) * deviation
+        return np.sqrt(n / (n - 1)) * deviation
 
     def held_out(
         self, traces: xr.Dataset, place: int, folds: list[NDArray[np.int64]]
@@ -112,33 +188,32 @@ class Counted:
         return scores[0], scores[1], n_tokens, converged
 
 
-def _layer_results(counts: Counts, family: Family) -> dict[str, Any]:
-    known = family.estimate(counts)
-    n_pairs = token_pairs(counts)
-    bits = n_pairs * np.log(2)
+def _reported(known: Estimate) -> dict[str, Array]:
+    """All that is said of a chain."""
     stationary, length = _stationary(known.transition)
-    if family.chain == "potts":
-        marginal, uniform = stationary, np.log2(family.n_experts)
-    else:
-        marginal, uniform = stationary[:, 1], _uniform_on_off(counts)
-    value = log_likelihood(counts, known.transition)
     return {
         "J": known.J,
-        "J_error": known.J_error,
         "h": known.h,
-        "h_error": known.h_error,
         "self_coupling": known.self_coupling,
-        "self_coupling_error": known.self_coupling_error,
         "J_spread": known.J.std(),
         "correlation_length": length,
-        "marginal": marginal,
+        "marginal": stationary if known.J.ndim == 2 else stationary[:, 1],
+    }
+
+
+def _scores(counts: Counts, family: Family, known: Estimate) -> dict[str, Any]:
+    """How well a chain predicts the tokens that it was fitted to."""
+    n_pairs = token_pairs(counts)
+    bits = n_pairs * np.log(2)
+    is_potts = family.chain == "potts"
+    value = log_likelihood(counts, known.transition)
+    return {
         "log_likelihood": value,
         "bits_per_token": -value / bits,
         "bits_load": -log_likelihood(counts, family.load_only().estimate(counts).transition) / bits,
-        "bits_uniform": uniform,
+        "bits_uniform": np.log2(family.n_experts) if is_potts else _uniform_on_off(counts),
         "n_pairs": n_pairs,
         "pseudocount": known.pseudocount,
-        "converged": np.int8(known.converged),
     }
 
 
@@ -169,8 +244,11 @@ def _results_of(chain: str) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]
         "self_coupling": (layer, "load-weighted mean coupling of an expert to itself", "1"),
         "self_coupling_error": (layer, "standard error of the self-coupling", "1"),
         "J_spread": (layer, "standard deviation of the elements of J", "1"),
+        "J_spread_error": (layer, "standard error of that standard deviation", "1"),
         "correlation_length": (length, "correlation length of the chain", "token"),
+        "correlation_length_error": (length, "standard error of that length", "token"),
         "marginal": (expert, "probability of the expert in the chain", "1"),
+        "marginal_error": (expert, "standard error of that probability", "1"),
         "log_likelihood": (layer, "log-likelihood given the first tokens", "nat"),
         "bits_per_token": (layer, "bits per token of the chain, in sample", "bit/token"),
         "bits_load": (layer, "bits per token of the load alone, in sample", "bit/token"),

@@ -226,8 +226,8 @@ def estimate_ising(counts: Array, coupling: str, field: str, max_iterations: int
     Notes
     -----
     The chains of the experts of one layer are fitted as if independent: a token has
-    exactly k experts, which these chains do not know. The error of a shared coupling is
-    therefore too small; the error of the mean self-coupling is the mean error of one.
+    exactly k experts, which these chains do not know. This error of a shared coupling is
+    therefore too small; that of the mean self-coupling is the mean error of one.
     """
     n = len(counts)
     if coupling == "none":

@@ -162,23 +162,26 @@ class Fit(Saved):
 
     def layer_length(self) -> Array:
         """Correlation length of each layer; of the slowest expert for Ising chains."""
-        length = self.data["correlation_length"]
-        return (length.max("expert") if "expert" in length.dims else length).values
+        return self._slowest("correlation_length")
+
+    def _slowest(self, name: str) -> Array:
+        """A number of each layer; of its slowest expert if each has its own."""
+        length, wanted = self.data["correlation_length"], self.data[name]
+        if "expert" not in length.dims:
+            return wanted.values
+        return wanted.isel(expert=length.argmax("expert")).values
 
     def __str__(self) -> str:
         data = self.data
-        lengths = [number(v, 2) for v in self.layer_length()]
-        if "correlation_length_error" in data:
-            lengths = with_errors(
-                data["correlation_length"].values, data["correlation_length_error"].values, 2
-            )
         columns = {
             "layer": data["layer"].values,
             "self-coupling J": with_errors(
                 data["self_coupling"].values, data["self_coupling_error"].values
             ),
             "spread of J": [number(v) for v in data["J_spread"].values],
-            "ξ chain": lengths,
+            "ξ chain": with_errors(
+                self.layer_length(), self._slowest("correlation_length_error"), 2
+            ),
             "bits/token": [number(v) for v in data["bits_per_token"].values],
             "load only": [number(v) for v in data["bits_load"].values],
             "uniform": [number(v) for v in data["bits_uniform"].values],

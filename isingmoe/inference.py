@@ -78,14 +78,16 @@ def fit(
     estimator : MaximumLikelihood or Pseudolikelihood, optional
     uncertainty : {"sandwich", "information", "bootstrap", "none"}, optional
         What standard errors are taken from. sandwich: the scores of whole sequences between
-        two inverses of the information, right whatever the model leaves out of a text.
-        information: the observed information, as if the model were right. bootstrap: fits to
-        sequences drawn with replacement. The first is the default; of a single sequence, and
-        of potts and ising chains of largest likelihood, the second.
+        two inverses of the information, right whatever the model leaves out of a text; of
+        chains fitted to pair counts, fits that leave out one sequence after another, which
+        come to the same. information: the observed information, as if the model were right.
+        bootstrap: fits to sequences drawn with replacement. The first is the default; of a
+        single sequence the second.
     n_resamples : int
-        Resamples of the bootstrap.
+        Resamples of the bootstrap, and draws of the pair counts of a chain that information
+        gives the errors of lengths and marginals by.
     seed : int
-        Of the bootstrap, of the folds, and of the run that a correlation length is taken from.
+        Of these, of the folds, and of the run that a correlation length is taken from.
     track : callable, optional
         Wraps the iteration over layers, for a progress bar.
 

@@ -89,7 +89,8 @@ class Settings:
             estimator = Pseudolikelihood() if chain == "topk" else MaximumLikelihood()
         if chain in _COUNTED and isinstance(estimator, MaximumLikelihood):
             self._check_counted(chain, estimator)
-            return Counted(family_of(traces, chain, coupling, self.field, estimator))
+            family = family_of(traces, chain, coupling, self.field, estimator)
+            return Counted(family, self._errors_of(traces), n_resamples, seed)
         return self._regressed(traces, chain, coupling, estimator, n_resamples, seed)
 
     def _check_counted(self, chain: str, estimator: MaximumLikelihood) -> None:
@@ -100,11 +101,18 @@ class Settings:
                 f"reach, decay, position: the {chain} chain of largest likelihood couples "
                 "neighbours alone; use chain='kinetic' or estimator=Pseudolikelihood()"
             )
-        if self.uncertainty not in (None, "information"):
+
+    def _errors_of(self, traces: xr.Dataset) -> str:
+        """Which errors, by default those that compare sequences if there are several."""
+        n_sequences = int((traces["length"].values > 0).sum())
+        uncertainty = self.uncertainty or ("sandwich" if n_sequences > 1 else "information")
+        _one_of("uncertainty", uncertainty, UNCERTAINTIES)
+        if uncertainty in ("sandwich", "bootstrap") and n_sequences < 2:
             raise ValueError(
-                f"uncertainty: expected 'information' of a {chain} chain, got "
-                f"{self.uncertainty!r}; chain='kinetic' has the others"
+                f"{trace_name(traces)}: uncertainty: {uncertainty!r} compares sequences, and there "
+                f"{'is one' if n_sequences else 'is none'}; use 'information'"
             )
+        return uncertainty
 
     def _regressed(
         self,
@@ -133,14 +141,7 @@ class Settings:
             )
         if self.reach < 1:
             raise ValueError(f"reach: expected at least 1, got {self.reach}")
-        n_sequences = int((traces["length"].values > 0).sum())
-        uncertainty = self.uncertainty or ("sandwich" if n_sequences > 1 else "information")
-        _one_of("uncertainty", uncertainty, UNCERTAINTIES)
-        if uncertainty in ("sandwich", "bootstrap") and n_sequences < 2:
-            raise ValueError(
-                f"{trace_name(traces)}: uncertainty: {uncertainty!r} compares sequences, and there "
-                f"{'is one' if n_sequences else 'is none'}; use 'information'"
-            )
+        uncertainty = self._errors_of(traces)
         parts = _parts(self.field)
         if is_pseudo and "sequence" in parts:
             raise ValueError("field: 'sequence' needs chain='kinetic'")

@@ -19,7 +19,7 @@ from isingmoe.estimation import (
     n_parameters,
 )
 from isingmoe.estimators import MaximumLikelihood
-from isingmoe.prior import padded_by_load, padded_evenly
+from isingmoe.prior import pseudocounts_by_load
 from isingmoe.traces import pack_layer, primary_expert, trace_name
 
 __all__ = ["Family", "family_of", "pair_counts"]
@@ -60,15 +60,22 @@ class Family:
         own = n_parameters(self.coupling, self.field, 2) - shared
         return shared + self.n_experts * own
 
-    def estimate(self, counts: Counts) -> Estimate:
+    def estimate(self, counts: Counts, added: NDArray[np.floating] | None = None) -> Estimate:
         """The chain of largest likelihood for pair counts.
+
+        Parameters
+        ----------
+        counts : int ndarray (q, q) or (expert, 2, 2)
+        added : ndarray like counts, optional
+            What is added to them; by default `pseudocounts`.
 
         Raises
         ------
         ValueError
             If a pair that must occur does not, and there is no pseudocount.
         """
-        padded, added = self._padded(counts)
+        added = self.pseudocounts(counts) if added is None else added
+        padded = counts + added
         needed = padded.sum(-2) if self.coupling == "none" else padded
         if (needed <= 0).any():
             raise ValueError(
@@ -77,17 +84,17 @@ class Family:
             )
         solve = estimate if self.chain == "potts" else estimate_ising
         known = solve(padded, self.coupling, self.field, self.estimator.max_iterations)
-        return replace(known, pseudocount=added)
+        return replace(known, pseudocount=float(added.mean()))
 
-    def _padded(self, counts: Counts) -> tuple[NDArray[np.floating], float]:
-        """Counts with pseudocounts, and their average over the pairs."""
+    def pseudocounts(self, counts: Counts) -> NDArray[np.floating]:
+        """What the estimator adds to pair counts, of their shape."""
         given = self.estimator.pseudocount
-        if self.coupling == "none":
-            # A load has q counts: half of one to each, spread over the pairs it ends.
-            added = (0.5 if given is None else given) / counts.shape[-1]
-            return counts + added, added
-        pad = padded_by_load if self.chain == "potts" else padded_evenly
-        return pad(counts, given)
+        if self.coupling != "none" and self.chain == "potts":
+            return pseudocounts_by_load(counts, given)
+        # Half of one takes the first-order bias off the logarithm of a small count. A load has
+        # q counts: half to each, spread over the pairs it ends.
+        half = 0.5 if given is None else given
+        return np.full(counts.shape, half / (counts.shape[-1] if self.coupling == "none" else 1))
 
     def load_only(self) -> Family:
         """Independent tokens with the observed load."""
@@ -147,7 +154,10 @@ def family_of(
 
 
 def pair_counts(
-    traces: xr.Dataset, place: int, chain: str, sequences: NDArray[np.int64] | None = None
+    traces: xr.Dataset,
+    place: int,
+    chain: str,
+    sequences: NDArray[np.int64] | slice | None = None,
 ) -> Counts:
     """Pairs of neighbouring states of a layer by its place.
 
@@ -156,7 +166,7 @@ def pair_counts(
     traces : Dataset
     place : int
     chain : {"potts", "ising"}
-    sequences : int array, optional
+    sequences : int ndarray or slice, optional
         Those to count; all of them by default.
 
     Returns

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
-__all__ = ["evidence_pseudocount", "padded_by_load", "padded_evenly"]
+__all__ = ["evidence_pseudocount", "pseudocounts_by_load"]
 
 # Counts are integers until something is added to them.
 Array = NDArray[Any]
@@ -18,28 +18,8 @@ _WEAKEST = 1e-2
 _FLOOR_SHARE = 0.01
 
 
-def padded_evenly(counts: Array, pseudocount: float | None) -> tuple[Array, float]:
-    """Pair counts with the same added to every pair: of the two states of an Ising chain.
-
-    Parameters
-    ----------
-    counts : ndarray (..., 2, 2)
-    pseudocount : float or None
-        One half if None, which takes the first-order bias off the logarithm of a small
-        count (Haldane 1956, Anscombe 1956).
-
-    Returns
-    -------
-    ndarray (..., 2, 2)
-    float
-        What was added to each pair.
-    """
-    added = 0.5 if pseudocount is None else pseudocount
-    return counts + added, added
-
-
-def padded_by_load(counts: Array, pseudocount: float | None) -> tuple[Array, float]:
-    """Pair counts with some of independent tokens added to the row of every state.
+def pseudocounts_by_load(counts: Array, pseudocount: float | None) -> Array:
+    """Pairs of independent tokens that are added to the row of every state.
 
     Parameters
     ----------
@@ -53,15 +33,12 @@ def padded_by_load(counts: Array, pseudocount: float | None) -> tuple[Array, flo
     Returns
     -------
     ndarray (q, q)
-    float
-        The average.
     """
     q, load = len(counts), _smoothed_load(counts)
     if pseudocount is not None:
-        return counts + pseudocount * q * load, pseudocount
+        return np.tile(pseudocount * q * load, (q, 1))
     floor = min(0.5, _FLOOR_SHARE * float(counts.sum()) / q**2)
-    added = np.maximum(evidence_pseudocount(counts) * q * load, floor)
-    return counts + added, float(added.mean())
+    return np.tile(np.maximum(evidence_pseudocount(counts) * q * load, floor), (q, 1))
 
 
 def evidence_pseudocount(counts: Array) -> float:

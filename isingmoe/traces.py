@@ -269,7 +269,7 @@ def pack_layer(
     place: int,
     *,
     primary: bool,
-    sequences: NDArray[np.int64] | None = None,
+    sequences: NDArray[np.int64] | slice | None = None,
 ) -> NDArray[np.uint64]:
     """Bit sets of a layer by its place: all experts of a token, or the primary one.
 
@@ -278,7 +278,7 @@ def pack_layer(
     traces : Dataset
     place : int
     primary : bool
-    sequences : int ndarray, optional
+    sequences : int ndarray or slice, optional
         Those to pack; all of them by default.
 
     Returns

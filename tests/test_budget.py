@@ -148,7 +148,8 @@ def test_ids_that_determine_the_experts(by_token):
     beyond = float(data["bits_beyond_token"][0])
     assert beyond == pytest.approx(token - everything)
     assert abs(beyond) < 3 * float(data["bits_beyond_token_error"][0]) + 0.02
-    assert "token alone" in str(budget) and "beyond token" in str(budget)
+    assert "token alone" in str(budget)
+    assert "beyond token" in str(budget)
 
 
 def test_ids_that_say_nothing(by_token):

@@ -46,22 +46,22 @@ def test_defaults_follow_the_trace():
         "estimator": im.MaximumLikelihood(),
     }
     assert im.fit(top_k_traces(n_sequences=12, ranked=False)).settings == several
-    one = im.fit(top_k_traces(k=1)).settings
+    one = im.fit(top_k_traces(k=1, n_sequences=12)).settings
     assert (one["chain"], one["coupling"], one["field"]) == ("potts", "full", "expert")
-    assert im.fit(top_k_traces(), chain="ising").settings["coupling"] == "diagonal"
+    ising = im.fit(top_k_traces(n_sequences=12), chain="ising")
+    assert ising.settings["coupling"] == "diagonal"
     assert im.fit(top_k_traces(n_sequences=12), chain="topk").settings["estimator"] == (
         im.Pseudolikelihood()
     )
 
 
-def test_errors_are_those_of_the_chain():
-    """Over sequences where tokens are predicted one by one, of the counts where they are not."""
+def test_errors_compare_sequences_where_there_are_several():
     traces = top_k_traces(n_sequences=12)
-    assert im.fit(traces).data.attrs["uncertainty"] == "sandwich"
+    one = top_k_traces(n_sequences=1, n_positions=500)
+    for chain in ("kinetic", "potts", "ising"):
+        assert im.fit(traces, chain=chain).data.attrs["uncertainty"] == "sandwich"
+        assert im.fit(one, chain=chain).data.attrs["uncertainty"] == "information"
     for chain in ("potts", "ising"):
-        assert im.fit(traces, chain=chain).data.attrs["uncertainty"] == "information"
-        with pytest.raises(ValueError, match=f"expected 'information' of a {chain} chain"):
-            im.fit(traces, chain=chain, uncertainty="sandwich")
         with pytest.raises(ValueError, match=f"the {chain} chain of largest likelihood couples"):
             im.fit(traces, chain=chain, reach=2)
 
@@ -176,7 +176,7 @@ def test_score_on_other_traces_is_that_of_the_fit():
 def test_pseudocount_keeps_a_pair_that_never_occurs_finite():
     states = np.tile(np.array([0, 1, 2], np.int16), (5, 40))
     traces = im.traces_from_arrays(states[None, :, :, None], num_experts=4)
-    fit = im.fit(traces)
+    fit = im.fit(traces, uncertainty="information")
     assert np.isfinite(fit.data["J"]).all()
     assert np.isfinite(fit.data["J_error"]).all()
     with pytest.raises(ValueError, match="pseudocount: expected a positive number"):
@@ -239,7 +239,7 @@ def test_ising_fit_of_each_expert():
     ids=lambda kind: "-".join(map(str, kind.values())),
 )
 def test_a_fit_is_a_file_and_back(tmp_path, kind):
-    fit = im.fit(top_k_traces(), **kind)
+    fit = im.fit(top_k_traces(n_sequences=12), **kind)
     fit.save(tmp_path / "fit.nc")
     again = im.open_fit(tmp_path / "fit.nc")
     xr.testing.assert_identical(fit.data, again.data)
@@ -253,7 +253,7 @@ def test_a_fit_is_a_file_and_back(tmp_path, kind):
 
 def test_a_fit_says_which_file_it_is_of(tmp_path):
     traces_file = tmp_path / "traces.nc"
-    im.save_traces(top_k_traces(), traces_file)
+    im.save_traces(top_k_traces(n_sequences=12), traces_file)
     fit = im.fit(im.open_traces(traces_file), chain="potts")
     provenance = json.loads(fit.data.attrs["provenance"])
     assert provenance["input"]["file"] == "traces.nc"
@@ -321,7 +321,7 @@ def test_short_traces_warn_and_long_ones_do_not():
             im.fit(short, **kind)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        im.fit(top_k_traces(), chain="potts")
+        im.fit(top_k_traces(n_sequences=10), chain="potts")
         im.fit(top_k_traces(n_sequences=10))
 
 
@@ -385,6 +385,6 @@ def test_bad_estimators_and_chains_of_a_fit_are_named():
             fit.chain(layer=0)
         with pytest.raises(ValueError, match=f"a {chain} chain holds all experts"):
             fit.chain(layer=3, expert=1)
-    ising = im.fit(top_k_traces(), chain="ising")
+    ising = im.fit(top_k_traces(n_sequences=12), chain="ising")
     with pytest.raises(ValueError, match=r"expected 0\.\.5, got None"):
         ising.chain(layer=3)

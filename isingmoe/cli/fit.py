@@ -60,7 +60,7 @@ def fit(
         Literal["sandwich", "information", "bootstrap", "none"] | None,
         typer.Option(
             help="What standard errors are taken from (default: sandwich over sequences; "
-            "information for potts and ising)."
+            "information of a single one)."
         ),
     ] = None,
     layer: Layers = None,

@@ -60,4 +60,4 @@ def pytest_terminal_summary(terminalreporter, config):
         ours = max((rate for name, rate in rows if "isingmoe" in name), default=None)
         for name, rate in sorted(rows, key=lambda row: -row[1]):
             ratio = f"   isingmoe is {ours / rate:.1f} times this" if ours else ""
-            terminalreporter.write_line(f"{rate:10.2f}  {name}{'' if rate == ours else ratio}")
+            terminalreporter.write_line(f"{rate:10.4g}  {name}{'' if rate == ours else ratio}")

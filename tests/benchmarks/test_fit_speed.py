@@ -57,7 +57,7 @@ def deeptime_fit(sequences, *, reversible):
 @pytest.mark.benchmark(group="full coupling, whole fit")
 class TestFullFit:
     def test_isingmoe_fit(self, run, traces, counts):
-        fit = run(lambda: im.fit(traces))
+        fit = run(lambda: im.fit(traces, uncertainty="none"))
         found = markov_chain(fit.log_weight()[0])[1]
         # The pseudocounts are all that differs from the empirical matrix.
         np.testing.assert_allclose(found, counts / counts.sum(1, keepdims=True), atol=1e-3)
@@ -93,10 +93,35 @@ class TestFullFit:
         run(lambda: model.fit(observed), n_tokens=n_tokens, rounds=1)
 
 
+@pytest.mark.benchmark(group="full coupling, the correlation length and its error")
+class TestErrors:
+    """Of 1,600 sequences: fits without each hundredth, and draws from a posterior."""
+
+    def test_isingmoe_fit(self, run, states):
+        traces = im.traces_from_arrays(states.reshape(1, 1600, -1, 1), num_experts=64)
+        fit = run(lambda: im.fit(traces), rounds=5)
+        assert fit.data["correlation_length_error"].item() > 0
+
+    @pytest.mark.filterwarnings("ignore:Using eigenvalues with non-zero imaginary part")
+    def test_deeptime_bayesian(self, run, states):
+        markov = pytest.importorskip("deeptime.markov")
+        sequences = list(states.astype(np.int32).reshape(1600, -1))
+
+        def draws():
+            counter = markov.TransitionCountEstimator(lagtime=1, count_mode="sliding")
+            counted = counter.fit(sequences).fetch_model()
+            known = markov.msm.MaximumLikelihoodMSM(reversible=False).fit(counted).fetch_model()
+            model = markov.msm.BayesianMSM(n_samples=100, reversible=False)
+            model.fit_from_msm(known, ignore_counting_mode=True)
+            return model.fetch_model().gather_stats("timescales", k=1)
+
+        assert run(draws, rounds=2).std > 0
+
+
 @pytest.mark.benchmark(group="symmetric coupling, whole fit")
 class TestSymmetricFit:
     def test_isingmoe_fit(self, run, traces):
-        fit = run(lambda: im.fit(traces, coupling="symmetric"))
+        fit = run(lambda: im.fit(traces, coupling="symmetric", uncertainty="none"))
         assert fit.data["converged"].all()
 
     def test_deeptime_reversible(self, run, states, traces):
@@ -123,7 +148,7 @@ class TestSymmetricFit:
 class TestRealTrace:
     def test_isingmoe_fit(self, run, shared_traces):
         opened = im.open_traces(shared_traces / "gpt-oss-20b.nc")
-        run(lambda: im.fit(opened, chain="potts"), n_tokens=24 * 72_562)
+        run(lambda: im.fit(opened, chain="potts", uncertainty="none"), n_tokens=24 * 72_562)
 
     def test_deeptime(self, run, shared_traces):
         opened = im.open_traces(shared_traces / "gpt-oss-20b.nc")
