@@ -278,7 +278,7 @@ def open_comparison(path: str | os.PathLike[str]) -> Comparison:
         path,
         conventions=CONVENTIONS,
         variables=_VARIABLES,
-        attributes=("chain", "coupling", "field", "model"),
+        attributes=("chain", "coupling", "field", "uncertainty", "model"),
         remedy="make one with `isingmoe compare`",
     )
     return Comparison(data)

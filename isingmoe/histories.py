@@ -245,9 +245,10 @@ def histories(
     sequence, position = np.nonzero(predicted)
     if not len(sequence):
         needed = (1 + both_sides) * n_before + 1
+        remedy = "use a smaller reach or" if n_before > 1 else "a chain needs"
         raise ValueError(
             f"{trace_name(traces)}: expert_index: expected {needed} neighbouring tokens in some "
-            f"sequence of layer {layer}, got none; use a smaller reach or longer sequences"
+            f"sequence of layer {layer}, got none; {remedy} longer sequences"
         )
     top_k = index.shape[2]
     n_distances = reach if decay is None else min(reach, 1)

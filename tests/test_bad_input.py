@@ -211,7 +211,7 @@ CASES = {
     "one token": Case(
         one_token,
         "bad.nc: expert_index: expected 2 neighbouring tokens in some sequence of layer 3, "
-        "got none; use a smaller reach or longer sequences",
+        "got none; a chain needs longer sequences",
     ),
     "one token, for primary experts": Case(
         one_token,

@@ -12,11 +12,10 @@ from threadpoolctl import threadpool_limits
 
 import isingmoe as im
 from isingmoe.couplings import zero_sum
-from isingmoe.curvature import effective_fields, exact_curvature
-from isingmoe.decays import Decay
+from isingmoe.curvature import effective_fields
 from isingmoe.forward import draw
 from isingmoe.kinds import Settings
-from isingmoe.uncertainty import information_spread, sandwich_spread
+from isingmoe.uncertainty import curvature_of, information_spread, sandwich_spread
 
 pytestmark = pytest.mark.slow
 
@@ -78,11 +77,8 @@ def estimates(setup, number):
     kind = Settings(chain="kinetic", estimator=bare, **setup.options).kind(traces).kind
     found = kind.estimate(kind.problem(traces, 0))
     assert found.maximum.converged
-    problem, p, x = found.problem, kind.parameters, found.maximum.x
-    curvature = exact_curvature(problem, p, found.table, found.maximum.precision)
-    if found.strength is not None:
-        decay = Decay(kind.decay, kind.reach)
-        curvature = decay.extended(curvature, problem, p, found.maximum, found.strength)
+    problem, x = found.problem, found.maximum.x
+    curvature = curvature_of(found)
     result = {"J": found.couplings(x).ravel(), "h": found.field(x)}
     if found.strength is not None:
         result["decay_parameter"] = np.array([found.strength])
