@@ -106,8 +106,8 @@ class Comparison(Saved):
         elif not a["same_data"]:
             scored = "bits/token of this fit on these traces, which it was not fitted to"
         lines = [
-            f"J at T = 1, zero-sum gauge, ± standard error ({a['uncertainty']}); ξ in tokens with a "
-            "95 % bootstrap interval, by the decay of C(d); KL of the load from uniform in nats;",
+            f"J at T = 1, zero-sum gauge, ± standard error ({a['uncertainty']}); ξ in tokens with "
+            "a 95 % bootstrap interval, by the decay of C(d); KL of the load from uniform in nats;",
             f"{scored}; vs load, vs uniform: bits gained over independent tokens with the same "
             "load, and over a uniform router.",
         ]

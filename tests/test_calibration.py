@@ -15,6 +15,7 @@ from isingmoe.couplings import zero_sum
 from isingmoe.curvature import effective_fields
 from isingmoe.forward import draw
 from isingmoe.kinds import Settings
+from isingmoe.stationary import markov_chain
 from isingmoe.uncertainty import curvature_of, information_spread, sandwich_spread
 
 pytestmark = pytest.mark.slow
@@ -210,3 +211,35 @@ def test_the_spread_of_short_sequences_is_found_too_small():
     print("\nbias of a spread of one:", bias)
     assert -0.07 < bias[50] < -0.02
     assert abs(bias[200]) < 0.03
+
+
+@pytest.mark.parametrize("kind", ["sandwich", "information"])
+def test_chains_of_pair_counts(kind):
+    """All that a Potts fit reports, the correlation length too."""
+    chain = im.PottsChain(J=np.diag([1.0, 0.6, 0.8, 0.3]), h=np.array([0.3, 0.0, -0.3, 0.0]))
+    solved = im.solve(chain)
+    log_transition = np.log(markov_chain(np.add(chain.J, chain.h))[1])
+    J, h = zero_sum(log_transition)
+    truth = {
+        "J": J,
+        "h": h,
+        "marginal": solved["marginal"].values,
+        "correlation_length": solved["correlation_length"].item(),
+    }
+    setup = Setup(im.KineticChain(J=log_transition), {}, n_sequences=50, length=100)
+    fits = [
+        im.fit(
+            setup.traces(number),
+            estimator=im.MaximumLikelihood(pseudocount=0),
+            uncertainty=kind,
+            n_resamples=50,
+        ).data.isel(layer=0)
+        for number in range(N_DATA_SETS)
+    ]
+    for name, value in truth.items():
+        found, error = (
+            np.array([fit[key].values for fit in fits]) for key in (name, f"{name}_error")
+        )
+        share = 100 * (np.abs(found - value) < 1.96 * error).mean()
+        print(f"\npotts, {name}: covered {share:.1f} % ({kind})", end="")
+        assert 93 < share < 97
