@@ -1,4 +1,4 @@
-"""Correlation length of a kinetic chain, exact or from a long run, and its error."""
+"""Correlation length of a chain of sets, exact or from a long run, and its error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from isingmoe.chains import KineticChain
+from isingmoe.chains import KineticChain, PottsChain
 from isingmoe.decay import decay_fit
 from isingmoe.forward import stationary_correlation
 from isingmoe.transfer import solve
@@ -25,7 +25,11 @@ _N_DRAWS, _N_TOKENS_DRAWN = 8, 1 << 15
 
 
 def chain_length(
-    chain: Callable[[Array], KineticChain], x: Array, columns: Array, *, seed: int = 0
+    chain: Callable[[Array], KineticChain | PottsChain],
+    x: Array,
+    columns: Array,
+    *,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Correlation length of a fitted chain, with its error.
 
@@ -43,13 +47,13 @@ def chain_length(
     float
         -1 / ln of the second eigenvalue's modulus where the chain can be solved; else the
         decay of C(d), in a run of 131,072 tokens, over the distances where it is above
-        twice its error.
+        twice its error. NaN of an equilibrium chain with more windows than are solved.
     float
         Spread of the same for chains drawn from the parameters' normal distribution; infinite
         where one of them does not decay.
     """
     length = _length(chain(x), _N_TOKENS, seed)
-    if not len(columns):
+    if not len(columns) or np.isnan(length):
         return length, np.nan
     rng = np.random.default_rng(seed)
     drawn = [
@@ -85,13 +89,15 @@ def chain_correlation(
     return stationary_correlation(chain, max_distance, n_tokens, seed)
 
 
-def _length(chain: KineticChain, n_tokens: int, seed: int) -> float:
+def _length(chain: KineticChain | PottsChain, n_tokens: int, seed: int) -> float:
     if _n_windows(chain) <= _FEW_WINDOWS:
         return float(solve(chain, max_distance=1)["correlation_length"])
+    if isinstance(chain, PottsChain):
+        return np.nan
     curve, error = stationary_correlation(chain, _MAX_DISTANCE, n_tokens, seed)
     return float(decay_fit(curve, error)[0])
 
 
-def _n_windows(chain: KineticChain) -> float:
+def _n_windows(chain: KineticChain | PottsChain) -> float:
     alphabet = comb(chain.n_states, chain.top_k)
     return float(alphabet) ** max(len(chain.strength), 1)

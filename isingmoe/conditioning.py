@@ -4,11 +4,13 @@ The experts of a token are taken as if each were drawn for itself, with its own 
 curvature then falls apart into one small matrix for each expert, even with thousands of
 couplings and a random field for every text, and only the sum over experts, which changes no
 probability, is curved too much. Steps in these coordinates need few iterations, and the
-matrices say about how many parameters the data determine against a Gaussian prior.
+matrices say about how many parameters the data determine against a Gaussian prior. Where
+couplings tie the experts together in any case, the curvature is exact if that costs little.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,7 @@ from isingmoe._kernels.information import information, row_information
 from isingmoe.histories import Histories, by_value
 from isingmoe.parameters import Parameters
 
-__all__ = ["Landscape", "Precision", "flattened", "row_pairs"]
+__all__ = ["Landscape", "Precision", "block_of", "expert_pairs", "flattened"]
 
 Array = NDArray[Any]
 
@@ -29,6 +31,8 @@ Array = NDArray[Any]
 _LEAST_COUNT = 0.5
 # Tokens that are looked at.
 _ENOUGH = 1 << 14
+# Parameters of which all second derivatives are worth having.
+_FEW_PARAMETERS = 2048
 # Elements of the mixed derivatives of fixed rows and the values of a grouping.
 _LARGEST = 2 * 10**7
 
@@ -96,14 +100,23 @@ class Landscape:
         is_whole = bool(problem.groups) or problem.weight.size > 0
         every = 1 if is_whole else max(len(problem.sets) // _ENOUGH, 1)
         features = np.ascontiguousarray(problem.features[::every])
-        tiles = information(
-            features, problem.strength, problem.weight, table, problem.top_k, n, False
+        self._is_product = not parameters.both_sides and (
+            parameters.coupling == "full" or parameters.n_couplings == 0
         )
+        is_exact = (
+            not (self._is_product or problem.groups)
+            and (parameters.of_distance > q or problem.weight.size > 0)
+            and parameters.n <= _FEW_PARAMETERS
+        )
+        tiles = information(
+            features, problem.strength, problem.weight, table, problem.top_k, n, is_exact
+        )
+        by_pair = flattened(tiles, q * (q + 1) // 2 if is_exact else q)
+        by_pair *= len(problem.sets) / len(features)
         pairs = row_pairs(np.arange(n)[:, None], np.arange(n))
-        shared = flattened(tiles, q)[pairs] * (len(problem.sets) / len(features))
+        shared = by_pair[:, np.diagonal(expert_pairs(q))][pairs] if is_exact else by_pair[pairs]
         own = shared[n - problem.n_blocks :, n - problem.n_blocks :].sum((0, 1))
         least = _LEAST_COUNT * (own + 1) / problem.n_tokens
-        shared[np.arange(n), np.arange(n)] += least
         self._groups, self._mixed = [], np.zeros((q, n, 0))
         for which, tau in enumerate(precision.groups):
             size = problem.groups[which]
@@ -112,11 +125,18 @@ class Landscape:
             self._groups.append(rows[:, -1] + tau)
             if is_mixed:
                 self._mixed = np.ascontiguousarray(rows[:, :-1].T)
-        self._is_product = not parameters.both_sides and (
-            parameters.coupling == "full" or parameters.n_couplings == 0
+        if is_exact:
+            on_row = np.diagonal(pairs)[:, None]
+            by_pair[on_row, np.diagonal(expert_pairs(q))] += least
+            self._inverse = self._factor_whole(block_of(by_pair, n, q))
+            return
+        shared[np.arange(n), np.arange(n)] += least
+        shared = np.ascontiguousarray(np.moveaxis(shared, 2, 0))
+        self._inverse = (
+            self._factor_products(shared)
+            if self._is_product
+            else self._factor_whole(self._block_of_each(shared))
         )
-        factor = self._factor_products if self._is_product else self._factor_whole
-        self._inverse = factor(np.ascontiguousarray(np.moveaxis(shared, 2, 0)))
 
     def _factor_products(self, shared: Array) -> Array:
         """Inverse Cholesky factors, one for each expert, (expert, row, row)."""
@@ -135,7 +155,8 @@ class Landscape:
             curvature -= (self._mixed / self._groups[0].T[:, None, :]) @ self._mixed.swapaxes(1, 2)
         return np.linalg.inv(np.linalg.cholesky(curvature))
 
-    def _factor_whole(self, shared: Array) -> Array:
+    def _block_of_each(self, shared: Array) -> Callable[[slice, slice], Array]:
+        """Second derivatives by rows of the table, those of different experts none."""
         p = self._parameters
         experts = np.arange(p.n_experts)
 
@@ -148,6 +169,11 @@ class Landscape:
             result[:, :, experts, experts] = np.moveaxis(total, 0, 2)
             return result
 
+        return block
+
+    def _factor_whole(self, block: Callable[[slice, slice], Array]) -> Array:
+        """Inverse Cholesky factor of the curvature by all parameters."""
+        p = self._parameters
         curvature = p.pulled_curvature(block) + self._precision.matrix(p)
         return np.linalg.inv(cholesky(curvature, lower=True))
 
@@ -250,6 +276,25 @@ def row_pairs(one: Array, other: Array) -> Array:
 def flattened(tiles: Array, n_columns: int) -> Array:
     """Tiles of the information side by side, (pair of rows, column)."""
     return np.moveaxis(tiles, 0, 1).reshape(tiles.shape[1], -1)[:, :n_columns]
+
+
+def expert_pairs(q: int) -> NDArray[np.intp]:
+    """Place of each pair of experts among the pairs b <= c."""
+    place = np.zeros((q, q), np.intp)
+    upper = np.triu_indices(q)
+    place[upper] = np.arange(len(upper[0]))
+    return np.maximum(place, place.T)
+
+
+def block_of(flat: Array, n_rows: int, q: int) -> Callable[[slice, slice], Array]:
+    """Second derivatives by some rows of the table, from those of pairs of rows."""
+    pair = expert_pairs(q)
+
+    def block(left: slice, right: slice) -> Array:
+        rows = row_pairs(np.arange(n_rows)[left, None], np.arange(n_rows)[None, right])
+        return flat[rows][..., pair]
+
+    return block
 
 
 def _of_values(problem: Histories, table: Array, which: int, n_rows: int) -> Array:

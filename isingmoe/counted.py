@@ -32,6 +32,7 @@ Array = NDArray[np.floating]
 
 # Each is left out once: S. R. Lipsitz, K. B. G. Dear and L. Zhao, Biometrics 50, 842 (1994).
 _MOST_GROUPS = 100
+_HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,11 @@ class Counted:
         check_counts(traces, place, counts, self.family.chain)
         added = self.family.pseudocounts(counts)
         known = self.family.estimate(counts, added)
-        again = [
-            self._estimate(other, added)
-            for other in self._others(traces, place, counts, known.transition)
-        ]
+        again = []
+        for other in self._others(traces, place, counts, known.transition):
+            # A pair that only a few sequences have stays possible without them.
+            is_gone = (other + added <= 0) & (counts + added > 0)
+            again.append(self.family.estimate(other, np.where(is_gone, _HALF, added)))
         results = _scores(counts, self.family, known)
         results["converged"] = np.int8(all(one.converged for one in (known, *again)))
         reported = [_reported(one) for one in again]
@@ -107,16 +109,6 @@ class Counted:
             for name in ("J", "h", "self_coupling"):
                 results[f"{name}_error"] = getattr(known, f"{name}_error")
         return results, counts.tobytes()
-
-    def _estimate(self, counts: Counts, added: Array) -> Estimate:
-        """The chain of counts as they might have been, under the prior of those that were."""
-        try:
-            return self.family.estimate(counts, added)
-        except ValueError as error:
-            raise ValueError(
-                "pseudocount: expected a positive number, got 0 and a pair of states so rare "
-                "that its coupling has no standard error; or use uncertainty='none'"
-            ) from error
 
     def _others(
         self, traces: xr.Dataset, place: int, counts: Counts, transition: Array

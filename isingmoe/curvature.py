@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
 
 from isingmoe._kernels.information import information, row_information
-from isingmoe.conditioning import Precision, flattened, row_pairs
+from isingmoe.conditioning import Precision, block_of, expert_pairs, flattened
 from isingmoe.histories import Histories, by_value
 from isingmoe.parameters import Parameters, contrasts
 
@@ -89,7 +89,7 @@ def exact_curvature(
     few = problem.merged()
     packed = information(few.features, few.strength, few.weight, table, few.top_k, n_fixed, True)
     pairs = problem.n_experts * (problem.n_experts + 1) // 2
-    block = _block_of(flattened(packed, pairs), n_fixed, problem.n_experts)
+    block = block_of(flattened(packed, pairs), n_fixed, problem.n_experts)
     total = parameters.pulled_curvature(block) + precision.matrix(parameters)
     if problem.groups:
         for own, mixed in _of_values(problem, parameters, table, precision.groups[0]):
@@ -120,7 +120,7 @@ def value_curvatures(
     """
     q, n_values = problem.n_experts, problem.groups[which]
     features, edges = by_value(problem, which)
-    pair = _pairs(q)
+    pair = expert_pairs(q)
     at_once = max(_HELD // ((n_rows + 1) * q * q), 1)
     for first in range(0, n_values, at_once):
         some = edges[first : first + at_once + 1]
@@ -192,7 +192,7 @@ def mean_covariance(problem: Histories, table: Array) -> Array:
     features = np.ascontiguousarray(problem.features[::every])
     parts = np.linspace(0, len(features), 9).astype(np.int64)
     total = row_information(features, parts, problem.strength, table, problem.top_k, 0, True)
-    return total.sum((0, 1))[_pairs(problem.n_experts)] / len(features)
+    return total.sum((0, 1))[expert_pairs(problem.n_experts)] / len(features)
 
 
 def _of_values(
@@ -205,22 +205,3 @@ def _of_values(
         own = C.T @ rows[:, -1] @ C + tau * np.eye(n)
         mixed = np.ascontiguousarray(np.moveaxis(rows[:, :-1], 3, 1))
         yield own, C.T @ parameters.pulled(mixed)
-
-
-def _pairs(q: int) -> NDArray[np.intp]:
-    """Place of each pair of experts among the pairs b <= c."""
-    place = np.zeros((q, q), np.intp)
-    upper = np.triu_indices(q)
-    place[upper] = np.arange(len(upper[0]))
-    return np.maximum(place, place.T)
-
-
-def _block_of(flat: Array, n_rows: int, q: int) -> Callable[[slice, slice], Array]:
-    """Second derivatives by some rows of the table, from those of pairs of rows."""
-    pair = _pairs(q)
-
-    def block(left: slice, right: slice) -> Array:
-        rows = row_pairs(np.arange(n_rows)[left, None], np.arange(n_rows)[None, right])
-        return flat[rows][..., pair]
-
-    return block

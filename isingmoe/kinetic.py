@@ -34,6 +34,8 @@ _ROUND = 12
 _CLOSE, _CONVERGED = 0.1, 1e-4
 # The same where a pass over the tokens costs little: parameters to 1e-6 of their errors.
 _EXACT = 1e-12
+# Of a log-likelihood, relative.
+_ROUNDING = 4e-16
 # Share of the change of a precision that is else left alone, there.
 _FINELY = 0.05
 # Values of a grouping for which the posterior covariances are computed exactly.
@@ -168,14 +170,15 @@ def maximise(
     is_settled = _is_given(prior, parameters)
     landscape = Landscape(problem, parameters, point.table(), precision)
     enough, share = (_CONVERGED, 1.0) if len(problem.sets) > _MANY else (_EXACT, _FINELY)
-    n_passes, gain = 0, np.inf
+    n_passes = 0
     while True:
         objective = _Objective(problem, landscape, precision, point)
         objective.descend(
             min(_ROUND, max_iterations - n_passes), enough if is_settled else _CLOSE / 2
         )
         # Near the maximum rounding may leave nothing that is seen to be gained.
-        is_stuck = objective.gain >= gain and gain < _CONVERGED
+        is_stuck = objective.gained <= _ROUNDING * abs(objective.best_likelihood)
+        is_stuck = is_stuck and objective.gain < _CONVERGED
         point, gain = objective.best, objective.gain
         n_passes += objective.n_passes
         if (is_settled and (gain < enough or is_stuck)) or n_passes >= max_iterations:
@@ -225,6 +228,7 @@ class _Objective:
         self._precision, self._about = precision, point
         self.n_passes = 0
         self._best_value = np.inf
+        self.gained = 0.0
         self.best, self.best_likelihood, self.best_slope = point, -np.inf, point.x
         self.gain = np.inf
 
@@ -249,6 +253,8 @@ class _Objective:
         likelihood = float(values @ weight if weight.size else values.sum())
         value = penalty / 2 - likelihood
         if value < self._best_value:
+            if self.n_passes > 1:
+                self.gained += self._best_value - value
             self._best_value, self.best = value, point
             self.best_likelihood, self.best_slope = likelihood, by_x
             self.gain = float(gradient @ gradient)

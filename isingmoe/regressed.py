@@ -14,7 +14,7 @@ from scipy.linalg import LinAlgError
 
 from isingmoe._text import about
 from isingmoe.chain_lengths import chain_length
-from isingmoe.chains import KineticChain
+from isingmoe.chains import KineticChain, PottsChain
 from isingmoe.curvature import effective_fields
 from isingmoe.histories import Histories, runs
 from isingmoe.kinetic import value_and_slope
@@ -199,17 +199,17 @@ class Regressed:
         return result, hash_of(problem)
 
     def _length(self, found: Estimated, spread: Spread) -> tuple[float, float]:
-        """Correlation length of the fitted chain, and its error; of an equilibrium chain none."""
+        """Correlation length of the fitted chain, and its error."""
         if not self.kind.reach:
             return 0.0, 0.0
-        if self.kind.chain != "kinetic":
-            return np.nan, np.nan
         own = found.maximum.x
         base = own if found.strength is None else np.r_[own, 0.0]
 
-        def chain(y: Array) -> KineticChain:
+        kind = KineticChain if self.kind.chain == "kinetic" else PottsChain
+
+        def chain(y: Array) -> KineticChain | PottsChain:
             moved = y - base
-            return KineticChain(
+            return kind(
                 J=found.couplings(own) + found.couplings(moved),
                 h=found.field(own) + found.field(moved),
                 top_k=self.kind.top_k,

@@ -399,3 +399,23 @@ class TestEvidence:
         assert found.converged
         assert found.determined < 5 + 0.3 * 50
         assert (found.precision.coupling > 30).all()
+
+
+@pytest.mark.parametrize("coupling", ["uniform", "diagonal", "symmetric", "full"])
+@pytest.mark.parametrize(
+    ("chain", "reach"), [("kinetic", 1), ("potts", 1), ("potts", 2), ("topk", 1), ("topk", 2)]
+)
+def test_real_traces_are_fitted_in_few_passes(chain, reach, coupling):
+    """Experts that fire together, or one that has most tokens, bend the likelihood for all."""
+    traces = im.example_traces().isel(layer=[1, 3], sequence=slice(0, 80))
+    settings = Settings(
+        chain=chain,
+        coupling=coupling,
+        reach=reach,
+        estimator=im.MaximumLikelihood() if chain == "kinetic" else im.Pseudolikelihood(),
+    )
+    kind = settings.kind(traces).kind
+    for place in (0, 1):
+        found = kind.estimate(kind.problem(traces, place)).maximum
+        assert found.converged
+        assert found.n_passes < 100

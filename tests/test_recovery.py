@@ -238,6 +238,12 @@ class TestPseudolikelihood:
         data = fitted(traces, chain="potts", reach=2, estimator=im.Pseudolikelihood(l2=0))
         assert_recovered(data, "J", J)
         assert_recovered(data, "h", h)
+        exact = im.solve(im.PottsChain(J=J, h=h))["correlation_length"].item()
+        length, error = (
+            data[name].item() for name in ("correlation_length", "correlation_length_error")
+        )
+        assert 0 < error < 0.2 * exact
+        assert abs(length - exact) < 3.5 * error
 
     @pytest.mark.parametrize("coupling", ["symmetric", "full"])
     def test_sets_of_experts(self, coupling):
