@@ -164,7 +164,10 @@ def fit(
             "last_position": last_position(traces),
             "data_sha256": seen.hexdigest(),
             "provenance": _provenance.record(
-                "fit", arguments, inputs=_provenance.describe(traces), seed=seed
+                "fit",
+                arguments | {"n_resamples": n_resamples},
+                inputs=_provenance.describe(traces),
+                seed=seed,
             ),
         },
     )

@@ -62,6 +62,9 @@ FACTS = {
     ),
 }
 
+# Four texts say nothing of the spread between texts.
+OF_FOUR_TEXTS = {"uncertainty": "information"}
+
 
 @pytest.mark.parametrize(("model", "layer"), FACTS)
 def test_overlaps_repeats_and_baselines(shared_traces, model, layer):
@@ -89,21 +92,30 @@ def without_a_gap(fit, traces, **options):
 
 
 @pytest.mark.parametrize(
-    ("model", "chain"),
-    [("gpt-oss-20b", "potts"), ("deepseek-v2-lite", "ising"), ("mixtral-8x7b", "potts")],
+    ("model", "chain", "options"),
+    [
+        ("gpt-oss-20b", "potts", {}),
+        ("deepseek-v2-lite", "ising", {}),
+        ("mixtral-8x7b", "potts", OF_FOUR_TEXTS),
+    ],
 )
-def test_fit_and_compare_without_a_warning_or_a_gap(shared_traces, model, chain):
+def test_fit_and_compare_without_a_warning_or_a_gap(shared_traces, model, chain, options):
     traces = im.open_traces(shared_traces / f"{model}.nc")
     first_and_last = traces.isel(layer=[0, traces.sizes["layer"] // 2, -1])
-    without_a_gap(im.fit(first_and_last, chain=chain), first_and_last)
+    without_a_gap(im.fit(first_and_last, chain=chain, **options), first_and_last)
+
+
+def test_four_texts_say_little_of_the_spread_between_texts(shared_traces):
+    traces = im.open_traces(shared_traces / "mixtral-8x7b.nc").isel(layer=[0])
+    with pytest.warns(im.ShortTraceWarning, match="compare sequences, and there are 4: they are"):
+        im.fit(traces, chain="potts")
 
 
 @pytest.mark.parametrize(
     ("model", "layer", "gain", "options"),
     [
         ("gpt-oss-20b", 11, 1.5, {}),
-        # Four texts say nothing of the spread between texts.
-        ("mixtral-8x7b", 15, 0.1, {"uncertainty": "information"}),
+        ("mixtral-8x7b", 15, 0.1, OF_FOUR_TEXTS),
     ],
 )
 def test_whole_sets_by_default_without_a_warning_or_a_gap(
