@@ -2,7 +2,8 @@
 
 For each model: the budget (load, position, topic, memory, token id), the held-out gain of
 kinetic chains with fields over the text over the load alone, the coupling of an expert to
-itself with and without a random field for every text, and the entropy production.
+itself with and without a random field for every text, the entropy production, and how alike the
+experts of two occurrences of one token id are.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from figures import coupling_figure, depth_figure
+from figures import coupling_figure, depth_figure, identity_figure
+from identity import same_id_overlap
 from rich.progress import track
 
 import isingmoe as im
@@ -76,7 +78,7 @@ def of_model(
             part.replace(path)
         rows.append(xr.load_dataset(path, engine="h5netcdf"))
     whole = xr.concat(rows, "layer", data_vars="minimal", combine_attrs="drop")
-    return whole.assign_attrs(
+    return whole.merge(same_id_overlap(traces)).assign_attrs(
         model=str(traces.attrs["model"]), n_folds=n_folds, coupling="full", reach=max(reaches)
     )
 
@@ -106,6 +108,14 @@ def summary(data: xr.Dataset) -> dict[str, object]:
         "all_finite": bool(data["finite"].all()),
         "entropy_production": np.round(data["entropy_production"].values, 4).tolist(),
         "entropy_production_over_error": np.round(driven.values, 1).tolist(),
+        "same_id_overlap": {
+            alike: np.round(data["same_id"].sel(alike=alike).values, 3).tolist()
+            for alike in data["alike"].values.tolist()
+        },
+        "neighbour_overlap": {
+            which: np.round(data["neighbours"].sel(which=which).values, 3).tolist()
+            for which in data["which"].values.tolist()
+        },
     }
 
 
@@ -138,6 +148,7 @@ def main() -> None:
         (output / f"{name}.txt").write_text(f"{im.Budget(data)}\n", "utf-8")
         depth_figure(data).savefig(output / f"{name}.png", dpi=120)
         coupling_figure(data).savefig(output / f"{name}_coupling.png", dpi=120)
+        identity_figure(data).savefig(output / f"{name}_identity.png", dpi=120)
     text = json.dumps({name: summary(data) for name, data in found.items()}, indent=2)
     (output / "summary.json").write_text(text + "\n", "utf-8")
     print(text)
