@@ -20,6 +20,8 @@ Array = NDArray[np.floating]
 # More windows than this take longer to solve than to simulate.
 _FEW_WINDOWS = 256
 _N_TOKENS, _MAX_DISTANCE = 1 << 17, 64
+# Tokens in which a sequence forgets how it began.
+_N_BURN = 4 * _MAX_DISTANCE
 # Chains drawn about the fitted one for the error, and tokens of each.
 _N_DRAWS, _N_TOKENS_DRAWN = 8, 1 << 15
 
@@ -94,7 +96,7 @@ def _length(chain: KineticChain | PottsChain, n_tokens: int, seed: int) -> float
         return float(solve(chain, max_distance=1)["correlation_length"])
     if isinstance(chain, PottsChain):
         return np.nan
-    curve, error = stationary_correlation(chain, _MAX_DISTANCE, n_tokens, seed)
+    curve, error = stationary_correlation(chain, _MAX_DISTANCE, n_tokens, seed, n_burn=_N_BURN)
     return float(decay_fit(curve, error)[0])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isingmoe._kernels.kinetic import covariances, log_likelihood
+from isingmoe._kernels.kinetic import covariances, log_likelihood, scratch_of
 from isingmoe.histories import Histories
 
 __all__ = ["conditional_field", "load_values"]
@@ -38,9 +38,9 @@ def conditional_field(rate: Array, k: int) -> Array:
     field_ = np.log(goal) - np.log1p(-np.minimum(goal, 1 - edge))
     features, strength = np.zeros((1, 1), np.int32), np.ones(1)
     covariance, included = np.empty((1, 1, q * (q + 1) // 2)), np.empty((1, q))
-    upper = np.triu_indices(q)
+    upper, scratch = np.triu_indices(q), scratch_of(q, k)
     for _ in range(_LOAD_STEPS):
-        covariances(features, strength, field_[None], k, included, covariance)
+        covariances(features, strength, field_[None], k, scratch, included, covariance)
         if np.abs(goal - included[0]).max() < _RATE_TOLERANCE:
             break
         matrix = np.full((q, q), 1 / q)

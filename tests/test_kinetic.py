@@ -22,14 +22,14 @@ def chances(log_weight, k):
     top = log_weight.max(1)
     weight = np.ascontiguousarray(np.exp(log_weight - top[:, None]).T)
     taken, left = np.empty((2, q, k + 1, n_tokens))
-    ratio, chance, after = np.empty((3, k + 1, n_tokens))
+    ratio, chance, flow, after = np.empty((4, k + 1, n_tokens))
     choices(weight, taken, left, ratio)
     included, joint = np.empty((q, n_tokens)), np.zeros((q, q, n_tokens))
-    inclusion(taken, left, chance, included)
+    inclusion(taken, left, chance, flow, included)
     chance[:] = 0
     chance[k] = 1
     for b in range(q):
-        joint_inclusion(b, taken, left, chance, after, joint[b])
+        joint_inclusion(b, taken, left, chance, flow, after, joint[b])
     return np.log(ratio[1:]).sum(0) + k * top, included.T, np.moveaxis(joint, 2, 0)
 
 

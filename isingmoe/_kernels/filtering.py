@@ -13,7 +13,7 @@ def _follow(sets, features, strength, table, axes, curvature, precision, values)
     field, log_weight = np.zeros(q), np.empty(q)
     weight, included = np.empty((q, 1)), np.empty((q, 1))
     taken, left = np.empty((q, k + 1, 1)), np.empty((q, k + 1, 1))
-    ratio, chance = np.empty((k + 1, 1)), np.empty((k + 1, 1))
+    ratio, chance, flow = np.empty((k + 1, 1)), np.empty((k + 1, 1)), np.empty((k + 1, 1))
     for t in range(len(sets)):
         log_weights(features[t], strength, table, log_weight)
         log_weight += field
@@ -21,7 +21,7 @@ def _follow(sets, features, strength, table, axes, curvature, precision, values)
         for b in range(q):
             weight[b, 0] = np.exp(max(log_weight[b] - top, -FURTHEST))
         choices(weight, taken, left, ratio)
-        inclusion(taken, left, chance, included)
+        inclusion(taken, left, chance, flow, included)
         value = -k * top
         for j in range(1, k + 1):
             value -= np.log(ratio[j, 0])

@@ -48,15 +48,42 @@ def choices(weight, taken, left, ratio):
 
 
 @nb.njit(cache=True, nogil=True)
-def inclusion(taken, left, chance, included):
+def _decide(chance, taken, left, flow, into):
+    """Take or leave one label.
+
+    Parameters
+    ----------
+    chance, taken, left : float64 array (j * token,)
+        From j = 1 on: the chance that so many are still to be taken, moved on to the next
+        label, and those of `choices`. Loops over all of it are long enough for vectors.
+    flow : float64 array ((j + 1) * token,)
+        Overwritten with the chance to take the label with so many to be taken; the last one
+        is zero.
+    into : float64 array (token,)
+        Overwritten with the chance to take it.
+    """
+    for i in range(chance.size):
+        flow[i] = chance[i] * taken[i]
+    more = flow[into.size :]
+    for i in range(chance.size):
+        chance[i] = chance[i] * left[i] + more[i]
+    into[:] = 0
+    for start in range(0, chance.size, into.size):
+        row = flow[start : start + into.size]
+        for token in range(into.size):
+            into[token] += row[token]
+
+
+@nb.njit(cache=True, nogil=True)
+def inclusion(taken, left, chance, flow, included):
     """Chance of each label to be in the set.
 
     Parameters
     ----------
     taken, left : float64 array (q, k + 1, token)
         Of `choices`.
-    chance : float64 array (k + 1, token)
-        Scratch: the chance that j labels are still to be taken.
+    chance, flow : float64 array (k + 1, token)
+        Scratch.
     included : float64 array (q, token)
         Overwritten.
     """
@@ -64,20 +91,15 @@ def inclusion(taken, left, chance, included):
     k = len(chance) - 1
     chance[:] = 0
     chance[k] = 1
-    included[:] = 0
+    flow[k] = 0
+    here, flows = chance.reshape(-1)[width:], flow.reshape(-1)
     for b in range(n_labels):
-        into = included[b]
-        for j in range(1, k + 1):
-            here, fewer, t, rest = chance[j], chance[j - 1], taken[b, j], left[b, j]
-            for token in range(width):
-                flow = here[token] * t[token]
-                into[token] += flow
-                fewer[token] += flow
-                here[token] *= rest[token]
+        t, rest = taken[b].reshape(-1), left[b].reshape(-1)
+        _decide(here, t[width:], rest[width:], flows, included[b])
 
 
 @nb.njit(cache=True, nogil=True)
-def joint_inclusion(b, taken, left, chance, after, joint):
+def joint_inclusion(b, taken, left, chance, flow, after, joint):
     """Chance of a label to be in the set, by itself and together with each later label.
 
     To be called for b = 0, 1, .. in turn, with the same `chance`.
@@ -91,33 +113,21 @@ def joint_inclusion(b, taken, left, chance, after, joint):
     chance : float64 array (k + 1, token)
         That so many labels are still to be taken at b; moved on to b + 1. Before the first
         label it is one for k of them.
-    after : float64 array (k + 1, token)
+    flow, after : float64 array (k + 1, token)
         Scratch.
     joint : float64 array (q, token)
         Overwritten from b on, at b with the chance of b alone.
     """
-    n_labels, width = len(taken), chance.shape[1]
+    n_labels, width = joint.shape
     k = len(chance) - 1
+    flow[k] = 0
+    flows, several = flow.reshape(-1), k * width
+    t, rest = taken[b].reshape(-1), left[b].reshape(-1)
+    _decide(chance.reshape(-1)[width:], t[width:], rest[width:], flows, joint[b])
     # What is still to be taken by those that have taken this one.
-    after[:] = 0
-    single = joint[b]
-    single[:] = 0
-    for j in range(1, k + 1):
-        here, fewer, t, rest = chance[j], chance[j - 1], taken[b, j], left[b, j]
-        into = after[j - 1]
-        for token in range(width):
-            flow = here[token] * t[token]
-            into[token] = flow
-            single[token] += flow
-            fewer[token] += flow
-            here[token] *= rest[token]
+    here = after.reshape(-1)[width:several]
+    here[:] = flows[width:several]
+    flow[k - 1] = 0
     for c in range(b + 1, n_labels):
-        both = joint[c]
-        both[:] = 0
-        for j in range(1, k):
-            here, fewer, t, rest = after[j], after[j - 1], taken[c, j], left[c, j]
-            for token in range(width):
-                flow = here[token] * t[token]
-                both[token] += flow
-                fewer[token] += flow
-                here[token] *= rest[token]
+        t, rest = taken[c].reshape(-1), left[c].reshape(-1)
+        _decide(here, t[width:several], rest[width:several], flows, joint[c])

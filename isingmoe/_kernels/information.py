@@ -10,12 +10,12 @@ added.
 import numba as nb
 import numpy as np
 
-from isingmoe._kernels.kinetic import covariances, variances
+from isingmoe._kernels.kinetic import PARTS, covariances, scratch_of, variances
 
 # Tokens of a run, and columns of a tile.
-_RUN, _WIDTH = 1024, 32
+_RUN, _WIDTH = 512, 32
 # Pieces of a run taken in parallel, each with scratch space of its own.
-_PARTS = 8
+_PARTS = 4
 
 
 @nb.njit(cache=True, nogil=True)
@@ -62,14 +62,13 @@ def _add_tile(token, weight, begin, tile, into):
 
 
 @nb.njit(cache=True, nogil=True)
-def _moments(features, strength, table, k, whole, moments):
+def _moments(features, strength, table, k, whole, scratch, moments):
     """Covariances or variances of the experts at some tokens, in tiles."""
     if whole:
-        covariances(
-            features, strength, table, k, np.empty((len(features), table.shape[1])), moments
-        )
+        included = np.empty((len(features), table.shape[1]))
+        covariances(features, strength, table, k, scratch, included, moments)
     else:
-        variances(features, strength, table, k, moments)
+        variances(features, strength, table, k, scratch, moments)
 
 
 @nb.njit(cache=True, nogil=True, parallel=True)
@@ -103,12 +102,13 @@ def information(features, strength, weight, table, k, n_rows, whole):
     n_tiles = -(-n_columns // _WIDTH)
     result = np.zeros((n_tiles, n_rows * (n_rows + 1) // 2, _WIDTH))
     moments = np.empty((n_tiles, _RUN, _WIDTH))
+    scratch = [scratch_of(q, k) for _ in range(_PARTS)]
     for start in range(0, len(features), _RUN):
         n = min(_RUN, len(features) - start)
         for part in nb.prange(_PARTS):
             first, last = n * part // _PARTS, n * (part + 1) // _PARTS
             some = features[start + first : start + last]
-            _moments(some, strength, table, k, whole, moments[:, first:last])
+            _moments(some, strength, table, k, whole, scratch[part], moments[:, first:last])
             if weight.size:
                 for t in range(first, last):
                     moments[:, t] *= weight[start + t]
@@ -119,13 +119,13 @@ def information(features, strength, weight, table, k, n_rows, whole):
 
 
 @nb.njit(cache=True, nogil=True)
-def _add_rows(features, strength, table, k, whole, into):
+def _add_rows(features, strength, table, k, whole, scratch, into):
     n_rows, n_columns = len(into) - 1, into.shape[1]
     moments = np.empty((1, min(_RUN, max(len(features), 1)), n_columns))
     for start in range(0, len(features), _RUN):
         n = min(_RUN, len(features) - start)
         some = features[start : start + n]
-        _moments(some, strength, table, k, whole, moments[:, :n])
+        _moments(some, strength, table, k, whole, scratch, moments[:, :n])
         for t in range(n):
             own = moments[0, t]
             for f in range(features.shape[1] + 1):
@@ -155,8 +155,12 @@ def row_information(features, edges, strength, table, k, n_rows, whole):
     """
     q = table.shape[1]
     n_columns = q * (q + 1) // 2 if whole else q
-    result = np.zeros((len(edges) - 1, n_rows + 1, n_columns))
-    for run in nb.prange(len(edges) - 1):
-        some = features[edges[run] : edges[run + 1]]
-        _add_rows(some, strength, table, k, whole, result[run])
+    n_runs = len(edges) - 1
+    result = np.zeros((n_runs, n_rows + 1, n_columns))
+    n_parts = min(n_runs, PARTS)
+    for part in nb.prange(n_parts):
+        scratch = scratch_of(q, k)
+        for run in range(n_runs * part // n_parts, n_runs * (part + 1) // n_parts):
+            some = features[edges[run] : edges[run + 1]]
+            _add_rows(some, strength, table, k, whole, scratch, result[run])
     return result

@@ -13,7 +13,10 @@ import numpy as np
 from isingmoe._kernels.fields import exponentiate
 from isingmoe._kernels.inclusion import choices, inclusion, joint_inclusion
 
-_BLOCK = 16
+# Tokens of a block, and bytes of what is kept of it that stay in the second level of cache.
+_LONGEST, _SHORTEST, _HELD = 64, 16, 1 << 20
+# Pieces of many runs taken in parallel.
+PARTS = 64
 # A weight smaller than the largest by this factor, in logarithms, is taken for this small.
 FURTHEST = 300.0
 
@@ -29,18 +32,19 @@ def log_weights(features, strength, table, out):
 
 
 @nb.njit(cache=True, nogil=True)
-def _scratch(q, k):
-    """Arrays for a block of tokens: of the log-weights, `_weigh`, `choices` and `inclusion`."""
-    log_weight, top, weight = np.empty((_BLOCK, q)), np.empty(_BLOCK), np.empty((q, _BLOCK))
-    taken, left = np.empty((q, k + 1, _BLOCK)), np.empty((q, k + 1, _BLOCK))
-    ratio, chance = np.empty((k + 1, _BLOCK)), np.empty((k + 1, _BLOCK))
-    return log_weight, top, weight, taken, left, ratio, chance
+def scratch_of(q, k):
+    """Arrays for a block of tokens, to be made once for all the blocks of a thread."""
+    width = _LONGEST
+    while width > _SHORTEST and 16 * q * (k + 1) * width > _HELD:
+        width //= 2
+    by_label, choice = np.empty((3, q, width)), np.empty((2, q, k + 1, width))
+    return np.empty((width, q)), np.empty(width), by_label, choice, np.empty((4, k + 1, width))
 
 
 @nb.njit(cache=True, nogil=True)
 def _weigh(features, strength, table, start, n, log_weight, top, weight):
     """Weights (q, token) of a block of tokens over the largest of each, whose log is `top`."""
-    for t in range(_BLOCK):
+    for t in range(len(log_weight)):
         # The last token fills what is left of the last block.
         row = log_weight[t]
         log_weights(features[start + min(t, n - 1)], strength, table, row)
@@ -52,16 +56,19 @@ def _weigh(features, strength, table, start, n, log_weight, top, weight):
 
 
 @nb.njit(cache=True, nogil=True)
-def _part(sets, features, strength, times, table, values, slope, last):
+def _part(sets, features, strength, times, table, scratch, values, slope, last):
     """Log-likelihood of some tokens, its gradient added to `slope`, later rows to the last."""
     q, k = table.shape[1], sets.shape[1]
-    log_weight, top, weight, taken, left, ratio, chance = _scratch(q, k)
-    included = np.empty((q, _BLOCK))
-    for start in range(0, len(sets), _BLOCK):
-        n = min(_BLOCK, len(sets) - start)
+    log_weight, top, by_label, choice, by_number = scratch
+    weight, included = by_label[0], by_label[1]
+    taken, left = choice[0], choice[1]
+    ratio, chance, flow = by_number[0], by_number[1], by_number[2]
+    width = len(top)
+    for start in range(0, len(sets), width):
+        n = min(width, len(sets) - start)
         _weigh(features, strength, table, start, n, log_weight, top, weight)
         choices(weight, taken, left, ratio)
-        inclusion(taken, left, chance, included)
+        inclusion(taken, left, chance, flow, included)
         for t in range(n):
             row, members = log_weight[t], sets[start + t]
             value = -k * top[t]
@@ -119,6 +126,7 @@ def log_likelihood(sets, features, strength, weight, table, n_parts):
             strength,
             weight[start:stop],
             table,
+            scratch_of(table.shape[1], sets.shape[1]),
             values[start:stop],
             slopes[part],
             len(table) - 1,
@@ -143,25 +151,30 @@ def run_slopes(sets, features, edges, strength, table, n_rows):
     -------
     float64 array (run, n_rows, q)
     """
-    slopes = np.zeros((len(edges) - 1, n_rows + 1, table.shape[1]))
-    for run in nb.prange(len(edges) - 1):
-        first, last = edges[run], edges[run + 1]
-        values = np.empty(last - first)
-        _part(
-            sets[first:last],
-            features[first:last],
-            strength,
-            np.empty(0),
-            table,
-            values,
-            slopes[run],
-            n_rows,
-        )
+    n_runs = len(edges) - 1
+    slopes = np.zeros((n_runs, n_rows + 1, table.shape[1]))
+    n_parts = min(n_runs, PARTS)
+    for part in nb.prange(n_parts):
+        scratch = scratch_of(table.shape[1], sets.shape[1])
+        for run in range(n_runs * part // n_parts, n_runs * (part + 1) // n_parts):
+            first, last = edges[run], edges[run + 1]
+            values = np.empty(last - first)
+            _part(
+                sets[first:last],
+                features[first:last],
+                strength,
+                np.empty(0),
+                table,
+                scratch,
+                values,
+                slopes[run],
+                n_rows,
+            )
     return slopes[:, :n_rows]
 
 
 @nb.njit(cache=True, nogil=True)
-def covariances(features, strength, table, k, included, covariance):
+def covariances(features, strength, table, k, scratch, included, covariance):
     """Chances of the experts and covariances of pairs of them at some tokens.
 
     Parameters
@@ -171,6 +184,8 @@ def covariances(features, strength, table, k, included, covariance):
     table : float64 array (row, q)
     k : int
         Experts of a token.
+    scratch : tuple of arrays
+        Of `scratch_of`.
     included : float64 array (token, q)
         Overwritten.
     covariance : float64 array (tile, token, width)
@@ -178,15 +193,17 @@ def covariances(features, strength, table, k, included, covariance):
         left of the last tile is zero.
     """
     q = table.shape[1]
-    log_weight, top, weight, taken, left, ratio, chance = _scratch(q, k)
-    after = np.empty((k + 1, _BLOCK))
-    rate, joint = np.empty((q, _BLOCK)), np.empty((q, _BLOCK))
+    log_weight, top, by_label, choice, by_number = scratch
+    weight, rate, joint = by_label[0], by_label[1], by_label[2]
+    taken, left = choice[0], choice[1]
+    ratio, chance, flow, after = by_number[0], by_number[1], by_number[2], by_number[3]
+    block = len(top)
     n_tiles, _, width = covariance.shape
-    for start in range(0, len(features), _BLOCK):
-        n = min(_BLOCK, len(features) - start)
+    for start in range(0, len(features), block):
+        n = min(block, len(features) - start)
         _weigh(features, strength, table, start, n, log_weight, top, weight)
         choices(weight, taken, left, ratio)
-        inclusion(taken, left, chance, rate)
+        inclusion(taken, left, chance, flow, rate)
         for t in range(n):
             for b in range(q):
                 included[start + t, b] = rate[b, t]
@@ -194,7 +211,7 @@ def covariances(features, strength, table, k, included, covariance):
         chance[k] = 1
         place = 0
         for b in range(q):
-            joint_inclusion(b, taken, left, chance, after, joint)
+            joint_inclusion(b, taken, left, chance, flow, after, joint)
             for t in range(n):
                 own, own_rate = included[start + t], rate[b, t]
                 tile, column = divmod(place, width)
@@ -211,25 +228,27 @@ def covariances(features, strength, table, k, included, covariance):
 
 
 @nb.njit(cache=True, nogil=True)
-def variances(features, strength, table, k, variance):
+def variances(features, strength, table, k, scratch, variance):
     """Variances of the experts at some tokens.
 
     Parameters
     ----------
-    features, strength, table, k
+    features, strength, table, k, scratch
         As for `covariances`.
     variance : float64 array (tile, token, width)
         Overwritten; what is left of the last tile is zero.
     """
     q = table.shape[1]
-    log_weight, top, weight, taken, left, ratio, chance = _scratch(q, k)
-    rate = np.empty((q, _BLOCK))
-    width = variance.shape[2]
-    for start in range(0, len(features), _BLOCK):
-        n = min(_BLOCK, len(features) - start)
+    log_weight, top, by_label, choice, by_number = scratch
+    weight, rate = by_label[0], by_label[1]
+    taken, left = choice[0], choice[1]
+    ratio, chance, flow = by_number[0], by_number[1], by_number[2]
+    block, width = len(top), variance.shape[2]
+    for start in range(0, len(features), block):
+        n = min(block, len(features) - start)
         _weigh(features, strength, table, start, n, log_weight, top, weight)
         choices(weight, taken, left, ratio)
-        inclusion(taken, left, chance, rate)
+        inclusion(taken, left, chance, flow, rate)
         for t in range(n):
             for tile in range(len(variance)):
                 into = variance[tile, start + t]
