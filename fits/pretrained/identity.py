@@ -95,7 +95,9 @@ def _tokens(traces: xr.Dataset) -> tuple[Ints, Ints, Ints]:
     return np.stack([ids[text, place - n] for n in range(longest + 1)], 1), text, place
 
 
-def _others(keys: Ints, accepts: Callable[[Ints, Ints], NDArray[np.bool_]], rng) -> Ints:
+def _others(
+    keys: Ints, accepts: Callable[[Ints, Ints], NDArray[np.bool_]], rng: np.random.Generator
+) -> Ints:
     """For each token a random one with the same key that is accepted; -1 where none was."""
     _, group = np.unique(keys, axis=0, return_inverse=True)
     order = np.argsort(group, kind="stable")
