@@ -15,7 +15,8 @@ from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
 from isingmoe._grids import without_rounding
 from isingmoe._text import plain
-from isingmoe.plotting import BLACK, BLUE, GREEN, GREY, ORANGE, save_figure
+from isingmoe.plotting.saving import save_figure
+from isingmoe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE
 
 __all__ = ["plot_phase_diagram", "quantities"]
 
