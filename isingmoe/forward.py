@@ -27,7 +27,7 @@ class Tables(NamedTuple):
     ----------
     coupling : float64 ndarray (reach, q, q)
     by_position : float64 ndarray (1 or position, q)
-    block : int64 ndarray (position,)
+    block : int64 ndarray (1 or sequence, position)
         Row of `by_position` for each position.
     """
 
@@ -49,7 +49,7 @@ def tables(chain: KineticChain, length: int) -> Tables:
         raise ValueError(f"length: expected {expected}, got {length}")
     site = chain.site
     block = np.arange(length) if len(site) > 1 else np.zeros(length, np.int64)
-    return Tables(np.ascontiguousarray(chain.bond), site, block)
+    return Tables(np.ascontiguousarray(chain.bond), site, block[None])
 
 
 def draw(
@@ -58,6 +58,7 @@ def draw(
     length: int,
     *,
     by_sequence: Array | None = None,
+    first: NDArray[np.integer] | None = None,
     n_burn: int = 0,
     seed: Seed = 0,
 ) -> NDArray[np.int16]:
@@ -66,10 +67,12 @@ def draw(
     Parameters
     ----------
     chain : KineticChain
-        Infinite, or of the same length.
+        Infinite, or of the same length; with `first`, of any length that holds them all.
     n_sequences, length : int
     by_sequence : ndarray (sequence, expert), optional
         Log-weights added to those of the chain in each sequence.
+    first : int ndarray (sequence,), optional
+        Site of the chain whose field the first set of each sequence has; 0 by default.
     n_burn : int
         Sets drawn and discarded before the first, with the field of the first.
     seed : int, SeedSequence or Generator
@@ -84,15 +87,19 @@ def draw(
     Raises
     ------
     ValueError
-        If the chain has another length, or `by_sequence` another shape.
+        If the chain has another length, or `by_sequence` or `first` another shape.
     """
     expected = (n_sequences, chain.n_states)
     more = np.zeros((1, chain.n_states)) if by_sequence is None else by_sequence
     if by_sequence is not None and np.shape(by_sequence) != expected:
         raise ValueError(f"by_sequence: expected shape {expected}, got {np.shape(by_sequence)}")
+    if first is None:
+        known = tables(chain, length)
+    else:
+        known = _tables_from(chain, np.asarray(first), n_sequences, length)
     out = np.empty((n_sequences, length, chain.top_k), np.int16)
     draw_sequences(
-        *tables(chain, length),
+        *known,
         np.ascontiguousarray(more, float),
         chain.top_k,
         n_burn,
@@ -100,6 +107,22 @@ def draw(
         out,
     )
     return out
+
+
+def _tables_from(
+    chain: KineticChain, first: NDArray[np.integer], n_sequences: int, length: int
+) -> Tables:
+    """The same for sequences that begin at sites of their own."""
+    if first.shape != (n_sequences,) or first.min(initial=0) < 0:
+        raise ValueError(f"first: expected a site for each of {n_sequences} sequences, got {first}")
+    n_sites = chain.n_sites
+    if n_sites is None:
+        return tables(chain, length)
+    whole = tables(chain, n_sites)
+    last = int(first.max(initial=0)) + length
+    if last > n_sites:
+        raise ValueError(f"first: expected at most {n_sites - length}, got {last - length}")
+    return whole._replace(block=whole.block[0][first[:, None] + np.arange(length)])
 
 
 def stationary_correlation(

@@ -281,7 +281,7 @@ class TestDraws:
         words = generators(0, 8000)
         out = np.empty((8000, 1, 1), np.int16)
         nothing, one = np.empty((0, 3, 3)), np.zeros((1, 3))
-        kernels.draw_sequences(nothing, h[None], np.zeros(1, np.int64), one, 1, 2, words, out)
+        kernels.draw_sequences(nothing, h[None], np.zeros((1, 1), int), one, 1, 2, words, out)
         counts = np.bincount(out.ravel())
         assert np.abs(counts / 8000 - [0.5, 0.3, 0.2]).max() < 4 * np.sqrt(0.25 / 8000)
 

@@ -106,10 +106,9 @@ def _draw_side_by_side(coupling, by_position, block, by_sequence, n_burn, words,
     before = np.zeros((max(reach, 1), n, k), np.int64)
     for t in range(n_burn + length):
         i = max(t - n_burn, 0)
-        here = by_position[block[i]]
         for lane in range(n):
             row = field[lane]
-            row[:] = here
+            row[:] = by_position[block[lane % len(block), i]]
             _add(row, by_sequence[lane % len(by_sequence)])
             for r in range(1, min(reach, t) + 1):
                 for m in range(k):
@@ -143,7 +142,7 @@ def draw_sequences(coupling, by_position, block, by_sequence, k, n_burn, words, 
         the reach may be 0.
     by_position : float64 array (block, q)
         Log-weight of each label by itself.
-    block : int64 array (position,)
+    block : int64 array (1 or sequence, position)
         Row of `by_position` for each position.
     by_sequence : float64 array (1 or sequence, q)
         What is added to it in each sequence.
@@ -160,8 +159,9 @@ def draw_sequences(coupling, by_position, block, by_sequence, k, n_burn, words, 
     for part in nb.prange((n + _LANES - 1) // _LANES):
         start, stop = part * _LANES, min((part + 1) * _LANES, n)
         mine = by_sequence if len(by_sequence) == 1 else by_sequence[start:stop]
+        own = block if len(block) == 1 else block[start:stop]
         _draw_side_by_side(
-            coupling, by_position, block, mine, n_burn, words[start:stop], out[start:stop]
+            coupling, by_position, own, mine, n_burn, words[start:stop], out[start:stop]
         )
 
 
@@ -171,7 +171,8 @@ def draw_in_turn(coupling, by_position, block, words, out):
 
     Parameters
     ----------
-    coupling, by_position, block
+    coupling, by_position
+    block : int64 array (1, position)
     words : uint64 array (1, 4)
     out : integer array (sequence, position, k)
     """
