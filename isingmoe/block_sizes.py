@@ -1,0 +1,362 @@
+"""Correlation lengths of block rates and inside windows, against the length of the block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import comb
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from isingmoe import _provenance
+from isingmoe._schema import validate_structure
+from isingmoe._seeds import Seed, seed_sequence
+from isingmoe._text import about
+from isingmoe.block_sources import Sources, can_be_drawn
+from isingmoe.block_sums import FEWEST_BLOCKS, N_LAGS, BlockGrid, Curves, block_correlation
+from isingmoe.decay import decay_fit, length_variables
+from isingmoe.derived import BASELINES
+from isingmoe.fitted import Fit
+from isingmoe.observables import resampling_weights
+from isingmoe.prediction import predicted_correlation
+from isingmoe.traces import Track, each_layer, primary_expert, trace_name
+
+__all__ = ["block_sizes"]
+
+Array = NDArray[np.floating]
+
+# The exact correlation of tokens is taken this far, and is nothing beyond where so small a
+# part of it is left there.
+_FURTHEST, _NOTHING = 4096, 1e-12
+# A chain of more windows is not solved.
+_FEW_WINDOWS = 256
+# What its length is, the curve it is fitted to, and its dimension.
+_KINDS = {
+    "coarse": (
+        "correlation length of the rates in blocks",
+        "connected correlation of the rates in blocks",
+        "lag",
+    ),
+    "window": (
+        "correlation length inside windows, about the mean of each",
+        "correlation inside windows, about the mean of each",
+        "distance",
+    ),
+}
+_ENDS = {
+    "": "",
+    "_low": ", lower end of the 95 % interval",
+    "_high": ", upper end of the 95 % interval",
+}
+
+
+def block_sizes(
+    traces: xr.Dataset,
+    fit: Fit | None = None,
+    *,
+    block_lengths: Iterable[int] | None = None,
+    baselines: Iterable[str] = BASELINES,
+    primary: bool | None = None,
+    n_simulations: int = 2,
+    n_resamples: int = 100,
+    seed: Seed = 0,
+    track: Track | None = None,
+) -> xr.Dataset:
+    """Correlation lengths seen through blocks of growing length, and what would give them.
+
+    Parameters
+    ----------
+    traces : Dataset
+    fit : Fit, optional
+        Its chains are drawn from, with the lengths and gaps of the traces, and measured alike.
+    block_lengths : iterable of int, optional
+        Tokens in a block; by default the powers of two up to the median sequence.
+    baselines : iterable of {"random", "shuffled", "position-shuffled"}
+        Those to measure; fewer take less time.
+    primary : bool, optional
+        Of the primary expert alone or of the whole set; by default what the fit describes,
+        and without one the primary expert where the trace is ranked.
+    n_simulations : int
+        Data sets drawn of the chain and of each baseline. More give their lengths with less
+        noise; the intervals stay those of one data set.
+    n_resamples : int
+        Bootstrap resamples of the sequences, at least 2.
+    seed : int, SeedSequence or Generator
+    track : callable, optional
+        Wraps the iteration over layers, for a progress bar.
+
+    Returns
+    -------
+    Dataset
+        Over (layer, source, block_length), in tokens: `coarse_length` of the rates in blocks
+        and `window_length` inside windows, each with `_low` and `_high` of a 95 % interval and
+        `_n_fitted`, the lags or distances that the fit used; `coarse_correlation` and
+        `coarse_error` (.., lag), `window_correlation` and `window_error` (.., distance).
+        `coarse_sequences` (block_length): sequences of four blocks and more. With a fit whose
+        chain can be solved, `coarse_length_exact` (layer, block_length).
+        source: "measured"; "chain", where the fit's chains can be drawn from; the baselines.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, no sequence has four tokens, or the fit is of another
+        model.
+    TraceSchemaError
+        If the Dataset is not a trace.
+
+    Notes
+    -----
+    Every sequence is cut into consecutive blocks of b tokens from its first one on; what is
+    left at its end is dropped. coarse: a block with x of its n recorded tokens at an expert has
+    the rate x / n. The connected correlation of the rates of two blocks at a lag, summed over
+    experts and weighted with n n', is the mean over pairs of tokens, one in each block, of the
+    experts they share, less the sum of the squared mean rates. Sequences of fewer than four
+    blocks are left out. The length is fitted by `decay_fit` to the lags up to 8, and is b times
+    that in blocks: the decay on the scale of the block. window: as `correlation` with centre
+    "sequence" of `windows(traces, b)`, at distances up to a quarter of the window; NaN where
+    that is none.
+
+    A stationary chain of nearest neighbours has one coarse length as long as two lags are seen.
+    Once a block is longer than a few of it one lag is left, C_b(0) is the second point of the
+    fit, and the length grows as b / ln b: compare with the source "chain", which does the same.
+    A rate that drifts over the position alike in all texts is kept by "position-shuffled", texts
+    that differ in load by "shuffled": where one of them grows as the data do, that is enough to
+    give the growth. Growth that neither has, nor the chain, inside windows too, is a memory
+    longer than the chain's.
+
+    Intervals: bootstrap over sequences. Those of drawn sources are of resamples with as many
+    sequences as the data have, so that they say where one such data set would lie. Random
+    routers are drawn once for all layers that recorded the same tokens. Draws of a chain begin
+    at position 0.
+
+    References
+    ----------
+    D. Bershatsky and I. Oseledets, arXiv:2504.04444 (2025).
+    """
+    validate_structure(traces)
+    kinds = _checked_kinds(baselines)
+    if n_simulations < 1 or n_resamples < 2:
+        raise ValueError(
+            "n_simulations, n_resamples: expected at least 1 and 2, "
+            f"got {n_simulations} and {n_resamples}"
+        )
+    if fit is not None:
+        traces = _matching(fit, traces)
+    primary = _checked_primary(traces, fit, primary)
+    grid = BlockGrid(
+        _checked_lengths(traces, block_lengths),
+        int(traces.attrs["num_experts"]),
+        1 if primary else int(traces.attrs["top_k"]),
+    )
+    drawn = fit if fit is not None and can_be_drawn(fit) else None
+    sources = Sources(traces, drawn, kinds, n_simulations, primary)
+    found = _measured(sources, grid, n_resamples, seed, track)
+    n_blocks = traces["length"].values[:, None] // grid.block_length
+    found["coarse_sequences"] = (
+        "block_length",
+        (n_blocks >= FEWEST_BLOCKS).sum(0),
+        about("sequences of enough whole blocks for the rates"),
+    )
+    if fit is not None:
+        found |= _exact(fit, found, grid)
+    inputs = {"traces": _provenance.describe(traces)}
+    if fit is not None:
+        inputs["fit"] = _provenance.describe(fit.data)
+    arguments = {
+        "block_lengths": grid.block_length.tolist(),
+        "baselines": list(kinds),
+        "primary": primary,
+        "n_simulations": n_simulations,
+        "n_resamples": n_resamples,
+    }
+    number = int(seed) if isinstance(seed, int | np.integer) else None
+    return xr.Dataset(
+        found,
+        coords={
+            "layer": traces["layer"],
+            "source": ("source", sources.names, about("what was measured")),
+            "block_length": ("block_length", grid.block_length, about("block length", "token")),
+            "lag": ("lag", np.arange(N_LAGS + 1), about("distance of two blocks", "block")),
+            "distance": (
+                "distance",
+                np.arange(grid.reach.max() + 1),
+                about("distance inside a window", "token"),
+            ),
+        },
+        attrs={
+            "model": traces.attrs["model"],
+            "states": "primary expert" if primary else "expert set",
+            "provenance": _provenance.record("block_sizes", arguments, inputs=inputs, seed=number),
+        },
+    )
+
+
+def _measured(
+    sources: Sources, grid: BlockGrid, n_resamples: int, seed: Seed, track: Track | None
+) -> dict[str, Any]:
+    """Variables of every layer, source and block length."""
+    traces, n_lengths = sources.traces, len(grid.block_length)
+    shape = (traces.sizes["layer"], len(sources.names), n_lengths)
+    values = {f"{kind}_length{end}": np.full(shape, np.nan) for kind in _KINDS for end in _ENDS} | {
+        f"{kind}_n_fitted": np.zeros(shape, np.int64) for kind in _KINDS
+    }
+    reach = {"coarse": N_LAGS, "window": int(grid.reach.max())}
+    for kind, last in reach.items():
+        for part in ("correlation", "error"):
+            values[f"{kind}_{part}"] = np.full((*shape, last + 1), np.nan)
+    own, drawn = _resamples(traces.sizes["sequence"], n_resamples, sources.n_draws, seed)
+    seeds = seed_sequence(seed).spawn(shape[0])
+    for layer in each_layer(traces, track):
+        for source, sums in enumerate(sources.measured(grid, layer, seeds[layer])):
+            weights = drawn if source else own
+            for j, b in enumerate(grid.block_length.tolist()):
+                place = (layer, source, j)
+                _put(values, "coarse", place, sums.coarse(j, weights), b)
+                if grid.reach[j]:
+                    _put(values, "window", place, sums.window(j, weights), 1)
+    return _described(values)
+
+
+def _put(
+    values: dict[str, NDArray], kind: str, place: tuple[int, int, int], curves: Curves, unit: int
+) -> None:
+    """Curves and their lengths, in a unit of so many tokens."""
+    n = len(curves.value)
+    values[f"{kind}_correlation"][place][:n] = curves.value
+    values[f"{kind}_error"][place][:n] = curves.error
+    found = length_variables(curves.value[None], curves.error[None], curves.resample[None])
+    for end in _ENDS:
+        values[f"{kind}_length{end}"][place] = unit * found[f"correlation_length{end}"][1][0]
+    values[f"{kind}_n_fitted"][place] = found["n_fitted"][1][0]
+
+
+def _described(values: dict[str, NDArray]) -> dict[str, Any]:
+    """Variables with dims and attributes."""
+    dims = ("layer", "source", "block_length")
+    result: dict[str, Any] = {}
+    for kind, (meaning, curve, dim) in _KINDS.items():
+        for end, which in _ENDS.items():
+            name = f"{kind}_length{end}"
+            result[name] = (dims, values[name], about(meaning + which, "token"))
+        name = f"{kind}_n_fitted"
+        result[name] = (dims, values[name], about(f"{dim}s that the fit of the length used"))
+        for part, what in (("correlation", ""), ("error", "standard error of the ")):
+            name = f"{kind}_{part}"
+            result[name] = ((*dims, dim), values[name], about(what + curve))
+    return result
+
+
+def _exact(fit: Fit, found: dict[str, Any], grid: BlockGrid) -> dict[str, Any]:
+    """Coarse length of the infinite chain, fitted as that of the drawn ones, where it is solved."""
+    data, b_last = fit.data, int(grid.block_length[-1])
+    moves = {"h_position", "sequence_spread"} & set(data)
+    if moves or (fit.is_regressed and _n_windows(fit) > _FEW_WINDOWS):
+        return {}
+    needed = (N_LAGS + 1) * b_last - 1
+    tokens = predicted_correlation(fit, min(needed, _FURTHEST))["predicted"].values
+    # As far as a drawn chain would be seen; without one, as far as the data are.
+    error = found["coarse_error"][1]
+    error = error[:, 1 if can_be_drawn(fit) else 0]
+    length = np.full((len(tokens), len(grid.block_length)), np.nan)
+    for layer, curve in enumerate(tokens):
+        if len(curve) <= needed and abs(curve[-1]) <= _NOTHING * curve[0]:
+            curve = np.pad(curve, (0, needed + 1 - len(curve)))
+        for j, b in enumerate(grid.block_length.tolist()):
+            known = np.flatnonzero(~np.isnan(error[layer, j]))
+            if known.size > 1 and len(curve) >= (N_LAGS + 1) * b:
+                blocks = block_correlation(curve, b)[known]
+                length[layer, j] = b * decay_fit(blocks, error[layer, j, known])[0]
+    meaning = _KINDS["coarse"][0] + " of the infinite chain"
+    dims = ("layer", "block_length")
+    return {"coarse_length_exact": (dims, length, about(meaning, "token"))}
+
+
+def _n_windows(fit: Fit) -> int:
+    a = fit.data.attrs
+    k = 1 if a["chain"] == "potts" else int(a["top_k"])
+    return comb(int(a["num_experts"]), k) ** int(a["reach"])
+
+
+def _resamples(n_sequences: int, n_resamples: int, n_draws: int, seed: Seed) -> tuple[Array, Array]:
+    """How often each sequence is drawn, of the data and of drawn sets that lie together.
+
+    Both draw as many sequences as the data have.
+    """
+    root = seed_sequence(seed)
+    number = int(seed) if isinstance(seed, int | np.integer) else int(root.generate_state(1)[0])
+    own = resampling_weights(n_sequences, n_resamples, number)
+    if n_draws == 1:
+        return own, own
+    rng = np.random.default_rng([number, n_draws])
+    n = n_draws * n_sequences
+    return own, rng.multinomial(n_sequences, np.full(n, 1 / n), n_resamples).astype(float)
+
+
+def _checked_kinds(baselines: Iterable[str]) -> tuple[str, ...]:
+    kinds = (baselines,) if isinstance(baselines, str) else tuple(baselines)
+    if not set(kinds) <= set(BASELINES) or len(set(kinds)) < len(kinds):
+        raise ValueError(
+            f"baselines: expected any of {', '.join(BASELINES)}, once each, "
+            f"got {', '.join(map(str, kinds))}"
+        )
+    return kinds
+
+
+def _checked_lengths(traces: xr.Dataset, block_lengths: Iterable[int] | None) -> NDArray[np.int64]:
+    length = traces["length"].values
+    longest = int(length.max())
+    if longest < FEWEST_BLOCKS:
+        raise ValueError(
+            f"{trace_name(traces)}: length: expected a sequence of at least {FEWEST_BLOCKS} "
+            f"tokens, got {longest}; block lengths need longer sequences"
+        )
+    if block_lengths is None:
+        typical = max(int(np.median(length)), FEWEST_BLOCKS)
+        return 2 ** np.arange(typical.bit_length(), dtype=np.int64)
+    given = list(block_lengths)
+    whole = all(isinstance(b, int | np.integer) and not isinstance(b, bool) for b in given)
+    if not (given and whole and min(given) >= 1 and max(given) <= longest):
+        raise ValueError(
+            f"{trace_name(traces)}: block_lengths: expected integers from 1 to {longest}, the "
+            f"longest sequence, got {given}"
+        )
+    return np.unique(np.array(given, np.int64))
+
+
+def _checked_primary(traces: xr.Dataset, fit: Fit | None, primary: bool | None) -> bool:
+    if fit is not None:
+        chain = fit.data.attrs["chain"]
+        if primary is not None and primary != (chain == "potts"):
+            what = "the primary expert alone" if chain == "potts" else "whole sets"
+            raise ValueError(
+                f"primary: expected {chain == 'potts'}, as {chain} chains are of {what}, "
+                f"got {primary}; leave it out"
+            )
+        primary = chain == "potts"
+    if primary is None:
+        primary = bool(traces.attrs["ranked"])
+    if primary:
+        # Of traces in no order, that says so.
+        primary_expert(traces)
+    return primary
+
+
+def _matching(fit: Fit, traces: xr.Dataset) -> xr.Dataset:
+    """The fit's layers of the traces."""
+    for name in ("num_experts", "top_k"):
+        expected, got = int(fit.data.attrs[name]), int(traces.attrs[name])
+        if got != expected:
+            raise ValueError(
+                f"{trace_name(traces)}: {name}: expected {expected} as in the fit, got {got}; "
+                "these traces are of another model"
+            )
+    layers = fit.data["layer"].values
+    missing = np.setdiff1d(layers, traces["layer"].values)
+    if missing.size:
+        raise ValueError(
+            f"{trace_name(traces)}: layer: the fit has {missing.tolist()}, the traces do not; "
+            "fit again"
+        )
+    return traces.sel(layer=layers)
