@@ -7,17 +7,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isingmoe._kernels import lengths
 from isingmoe._text import about
 
-__all__ = ["decay_fit", "length_variables", "second_moment_length"]
+__all__ = [
+    "decay_fit",
+    "length_variables",
+    "resampled_lengths",
+    "second_moment_length",
+    "seen_distances",
+]
 
 Array = NDArray[np.floating]
 
-# A correlation counts as seen above so many of its standard errors. With one, runs of noise
-# stretch the range of the fit: on simulated chains the intervals then cover less often.
+# A correlation counts as seen above so many of its standard errors.
 _SEEN = 2
-# A slope this small is rounding: the curve does not fall.
-_FLAT = 1e-12
+# Second-moment lengths that the second moment is taken over: beyond, an exponential has a
+# fifth of it left, and the noise most of its own.
+_WINDOW = 3
 
 _MEANING = {
     "correlation_length": "correlation length by a fit of the decay",
@@ -30,7 +37,14 @@ _ENDS = {
 }
 
 
-def decay_fit(curve: Array, error: Array) -> tuple[Array, NDArray[np.int64]]:
+def seen_distances(curve: Array, error: Array) -> NDArray[np.int64]:
+    """Distances from 1 up to the first whose |C(d)| is not above twice its error, (...)."""
+    return (np.abs(curve[..., 1:]) > _SEEN * error[..., 1:]).cumprod(-1).sum(-1)
+
+
+def decay_fit(
+    curve: Array, error: Array, like: Array | None = None
+) -> tuple[Array, NDArray[np.int64]]:
     """Correlation length of A exp(-d / xi) fitted to the distances where C(d) is seen.
 
     Parameters
@@ -39,6 +53,9 @@ def decay_fit(curve: Array, error: Array) -> tuple[Array, NDArray[np.int64]]:
         C(d) from d = 0 on; any number of curves.
     error : ndarray (distance,)
         Standard error of C(d).
+    like : ndarray (distance,), optional
+        The curve that sets the distances and the signs for all, as for resamples of it; by
+        default each sets its own.
 
     Returns
     -------
@@ -50,38 +67,35 @@ def decay_fit(curve: Array, error: Array) -> tuple[Array, NDArray[np.int64]]:
 
     Notes
     -----
-    Least squares of ln |C(d)| with weights (C / error)^2, the inverse variance of ln |C|:
-    of the modulus, because -1 / ln |lambda_2 / lambda_1| is blind to the sign too. With one
-    such distance, C(0) is the second point.
+    Least squares with weights 1 / error^2 of C(d) times its sign: of the modulus, because
+    -1 / ln |lambda_2 / lambda_1| is blind to the sign too. Of C itself and not of its
+    logarithm, so that the noise at the last distances, which are chosen for standing out of
+    it, has little weight. With one distance, C(0) is the second point.
     """
-    size = np.abs(curve)
-    n_fitted = (size[..., 1:] > _SEEN * error[1:]).cumprod(-1).sum(-1)
-    d = np.arange(curve.shape[-1])
-    last = n_fitted[..., None]
-    used = (d <= last) & (d >= np.where(last > 1, 1, 0)) & (last > 0)
-    floor = np.maximum(error, 1e-12 * size[..., :1])
-    weight = np.divide(size, floor, out=np.zeros_like(size), where=used & (floor > 0)) ** 2
-    total = np.where(last > 0, weight.sum(-1, keepdims=True), 1)
-    weight /= total
-    centred = d - (weight * d).sum(-1, keepdims=True)
-    covariance = (weight * centred * np.log(np.where(used, size, 1))).sum(-1)
-    variance = (weight * centred**2).sum(-1)
-    slope = np.divide(covariance, variance, out=np.zeros_like(variance), where=variance > 0)
-    falling = slope < -_FLAT
-    xi = np.where(falling, -1 / np.where(falling, slope, -1), np.inf)
-    xi = np.where(n_fitted == 0, 0.0, xi)
-    return np.where(np.isnan(curve[..., 1]), np.nan, xi), n_fitted
+    rows, sign, last = _rows(curve, error, like)
+    size = np.abs(rows[:, 0])
+    floor = np.maximum(error, 1e-12 * size[np.isfinite(size)].max(initial=0))
+    smallest = floor[np.isfinite(floor) & (floor > 0)].min(initial=np.inf)
+    ratio = np.divide(smallest, floor, out=np.zeros_like(floor), where=floor > 0)
+    weight = np.nan_to_num(ratio) ** 2
+    xi = lengths.decay_lengths(rows, sign, weight, last)
+    shape = curve.shape[:-1]
+    return xi.reshape(shape), np.broadcast_to(last, len(rows)).reshape(shape)
 
 
-def second_moment_length(curve: Array, n_fitted: NDArray[np.int64]) -> Array:
-    """Correlation length from the second moment of |C(d)|, exact for an exponential.
+def second_moment_length(
+    curve: Array, last: NDArray[np.int64] | int, sign: Array | None = None
+) -> Array:
+    """Correlation length from the second moment of C(d), exact for an exponential.
 
     Parameters
     ----------
     curve : ndarray (..., distance)
         C(d) from d = 0 on.
-    n_fitted : ndarray (...)
+    last : ndarray (...) or int
         Last distance that enters; beyond it the curve is noise.
+    sign : ndarray (distance,), optional
+        The sign of C(d); by default each value has its own.
 
     Returns
     -------
@@ -89,17 +103,25 @@ def second_moment_length(curve: Array, n_fitted: NDArray[np.int64]) -> Array:
 
     Notes
     -----
-    With m = sum d^2 C(d) / (2 sum C(d)) over all integers d, an exponential on a lattice
-    has m = 1 / (4 sinh^2(1 / (2 xi))), which is solved for xi.
+    The mean of d^2 with the weights |C(d)| over the integers -last..last is that of the
+    exponential with this length over the same integers. Over all of them it would be
+    1 / (2 sinh^2(1 / (2 xi))); what a finite range cuts off is cut off on both sides.
     """
-    d = np.arange(curve.shape[-1])
-    used = np.where(d <= n_fitted[..., None], np.abs(curve), 0)
-    both_signs = np.where(d == 0, 1, 2)
-    moment = (used * (both_signs * d**2)).sum(-1)
-    total = 2 * (used * both_signs).sum(-1)
-    m = np.divide(moment, total, out=np.zeros_like(total), where=total > 0)
-    with np.errstate(divide="ignore"):
-        return 1 / (2 * np.arcsinh(1 / (2 * np.sqrt(m))))
+    rows = np.ascontiguousarray(curve.reshape(-1, curve.shape[-1]), float)
+    signs = _signs(rows) if sign is None else sign[None]
+    lasts = np.asarray(last, np.int64).reshape(-1)
+    return lengths.moment_lengths(rows, signs, lasts).reshape(curve.shape[:-1])
+
+
+def _signs(curve: Array) -> Array:
+    return np.where(curve < 0, -1.0, 1.0)
+
+
+def _rows(curve: Array, error: Array, like: Array | None) -> tuple[Array, Array, NDArray[np.int64]]:
+    """Curves one under the other, with the signs and the last distance of each or of all."""
+    rows = np.ascontiguousarray(curve.reshape(-1, curve.shape[-1]), float)
+    model = rows if like is None else like[None]
+    return rows, _signs(model), seen_distances(model, error)
 
 
 def _largest_unseen(curve: Array, error: Array) -> float:
@@ -122,24 +144,25 @@ def length_variables(curve: Array, error: Array, resample: Array) -> dict[str, A
     -------
     dict
         Variables of a Dataset, with dims, values and attributes.
+
+    Notes
+    -----
+    Percentiles of the resamples, all over the distances and with the signs of the curve: a
+    range that each chose for itself would spread more than the estimate does.
     """
     values: dict[str, list[float]] = {name + end: [] for name in _MEANING for end in _ENDS}
-    n_fitted = []
+    n_fitted, n_moment = [], []
     for c, e, r in zip(curve, error, resample, strict=True):
-        xi, n = decay_fit(c, e)
-        spread, n_spread = decay_fit(r, e)
-        n_fitted.append(int(n))
-        estimates = (
-            (xi, spread),
-            (second_moment_length(c, n), second_moment_length(r, n_spread)),
-        )
+        estimates = _both_lengths(c, e, r)
+        n_fitted.append(int(seen_distances(c, e)))
+        n_moment.append(_moment_range(c, e))
         for name, (value, resampled) in zip(_MEANING, estimates, strict=True):
-            known = np.sort(resampled[~np.isnan(resampled)])
+            known = resampled[~np.isnan(resampled)]
             low, high = np.nan, np.nan
             if known.size:
                 # Of resamples without decay some are infinite: take values, do not interpolate.
                 low, high = np.quantile(known, [0.025, 0.975], method="nearest")
-            if n == 0 and known.size:
+            if n_fitted[-1] == 0 and known.size:
                 high = max(high, _largest_unseen(c, e))
             for end, number in zip(_ENDS, (value, low, high), strict=True):
                 values[name + end].append(float(number))
@@ -152,5 +175,39 @@ def length_variables(curve: Array, error: Array, resample: Array) -> dict[str, A
         for name, meaning in _MEANING.items()
         for end, which in _ENDS.items()
     }
-    explained = about("number of distances fitted")
-    return variables | {"n_fitted": (("layer",), n_fitted, explained)}
+    return variables | {
+        "n_fitted": (("layer",), n_fitted, about("number of distances fitted")),
+        "n_moment": (("layer",), n_moment, about("distances in the second moment")),
+    }
+
+
+def resampled_lengths(curve: Array, error: Array, resample: Array) -> dict[str, Array]:
+    """Both correlation lengths of every resample, as `length_variables` has them.
+
+    Parameters
+    ----------
+    curve, error : ndarray (distance,)
+    resample : ndarray (resample, distance)
+
+    Returns
+    -------
+    dict of ndarray (resample,)
+        NaN of a resample without pairs at d = 1.
+    """
+    estimates = _both_lengths(curve, error, resample)
+    return {name: spread for name, (_, spread) in zip(_MEANING, estimates, strict=True)}
+
+
+def _both_lengths(curve: Array, error: Array, resample: Array) -> list[tuple[float, Array]]:
+    """Estimate and resamples by the fit of the decay and by the second moment."""
+    sign, window = _signs(curve), _moment_range(curve, error)
+    together = np.concatenate([curve[None], resample])
+    fitted, _ = decay_fit(together, error, like=curve)
+    moment = second_moment_length(together, window, sign)
+    moment = np.where(np.isnan(together[:, 1]), np.nan, moment)
+    return [(float(fitted[0]), fitted[1:]), (float(moment[0]), moment[1:])]
+
+
+def _moment_range(curve: Array, error: Array) -> int:
+    seen = int(seen_distances(curve, error))
+    return int(lengths.moment_range(np.abs(curve), seen, _WINDOW))
