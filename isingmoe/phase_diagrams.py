@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
+from numpy.typing import NDArray
 
 from isingmoe._grids import without_rounding
 from isingmoe._text import plain
 from isingmoe.plotting.saving import save_figure
-from isingmoe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE
+from isingmoe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, shown
 
 __all__ = ["plot_phase_diagram", "quantities"]
 
@@ -39,7 +40,8 @@ def plot_phase_diagram(
     *,
     path: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-) -> Figure:
+    axes: NDArray[Any] | None = None,
+) -> NDArray[Any]:
     """Quantities over the parameters of a sweep: curves over one, maps over two.
 
     Parameters
@@ -53,10 +55,12 @@ def plot_phase_diagram(
         Where the figure is written as well.
     overwrite : bool
         Whether an existing file may be replaced.
+    axes : ndarray of Axes, optional
+        Where to draw, one for each quantity; a new figure by default.
 
     Returns
     -------
-    Figure
+    ndarray of Axes
         A parameter with few values, or with text, makes a family of curves instead of a map.
         Colours and curves are logarithmic where the values span more than three decades.
         Cells of a map that have no colour are grey: where a quantity is infinite or not
@@ -66,13 +70,32 @@ def plot_phase_diagram(
     Raises
     ------
     ValueError
-        If there is no such quantity, or it does not depend on one or two parameters.
+        If there is no such quantity, it does not depend on one or two parameters, or the
+        axes are not as many.
     OSError
         If the file cannot be written.
     """
     panels = quantities(grid, quantity)
-    n_columns = 2 if len(panels) == 4 else min(len(panels), 3)
-    n_rows = -(-len(panels) // n_columns)
+    places = _new_axes(grid, len(panels)) if axes is None else axes.ravel()
+    if len(places) != len(panels):
+        raise ValueError(f"axes: expected {len(panels)}, got {len(places)}")
+    for ax, values in zip(places, panels, strict=True):
+        title = _labelled(str(values.name).replace("_", " "), values)
+        if values.ndim == 2 and min(values.shape) > _FEW and not any(map(_is_text, _axes(values))):
+            grey = _draw_map(ax, values)
+            title += f"; grey: {grey}" if grey else ""
+        else:
+            _draw_curves(ax, values, _error(grid, values))
+        ax.set_title(title, fontsize=10)
+    if path is not None:
+        save_figure(places, path, overwrite=overwrite)
+    return places
+
+
+def _new_axes(grid: xr.Dataset, n: int) -> NDArray[Any]:
+    """As many axes of a new figure."""
+    n_columns = 2 if n == 4 else min(n, 3)
+    n_rows = -(-n // n_columns)
     figure, axes = plt.subplots(
         n_rows,
         n_columns,
@@ -81,20 +104,10 @@ def plot_phase_diagram(
         squeeze=False,
     )
     if "chain" in grid.attrs:
-        figure.suptitle(plain(grid.attrs["chain"], 40 * n_columns), fontsize=10)
-    for ax, values in zip(axes.flat, panels, strict=False):
-        title = _labelled(str(values.name).replace("_", " "), values)
-        if values.ndim == 2 and min(values.shape) > _FEW and not any(map(_is_text, _axes(values))):
-            grey = _draw_map(ax, values)
-            title += f"; grey: {grey}" if grey else ""
-        else:
-            _draw_curves(ax, values, _error(grid, values))
-        ax.set_title(title, fontsize=10)
-    for ax in axes.flat[len(panels) :]:
+        figure.suptitle(shown(grid.attrs["chain"], 40 * n_columns), fontsize=10)
+    for ax in axes.flat[n:]:
         ax.set_visible(False)
-    if path is not None:
-        save_figure(figure, path, overwrite=overwrite)
-    return figure
+    return axes.ravel()[:n]
 
 
 def quantities(grid: xr.Dataset, quantity: str | Sequence[str] | None = None) -> list[xr.DataArray]:

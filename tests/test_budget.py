@@ -250,11 +250,10 @@ def test_what_cannot_be_scored_is_refused():
 def test_bars_are_stacked(known, by_token):
     mpl.use("Agg")
     _, budget = known
-    figure = im.plot_budget(budget)
-    (ax,) = figure.axes
+    ax = im.plot_budget(budget)
     bars = [container for container in ax.containers if hasattr(container, "patches")]
     heights = [bar.patches[0].get_height() for bar in bars]
     np.testing.assert_allclose(heights, budget.data["bits"].isel(layer=0))
     assert "drawn" in ax.get_title()
-    assert len(figure.legends[0].get_texts()) == len(heights)
+    assert len(ax.get_legend().get_texts()) == len(heights)
     mpl.pyplot.close("all")

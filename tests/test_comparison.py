@@ -173,12 +173,12 @@ def test_figures_are_drawn(comparison, tmp_path):
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert any("chain" in label for label in labels)
     assert sum("measured" in label for label in labels) == 3
-    figure = im.plot_layers(comparison)
-    assert len(figure.axes) == 4
-    save_figure(figure, tmp_path / "layers.png")
+    axes = im.plot_layers(comparison)
+    assert axes.shape == (2, 2)
+    save_figure(axes, tmp_path / "layers.png")
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="expected an ending of"):
-        save_figure(figure, tmp_path / "layers.xyz")
+        save_figure(axes, tmp_path / "layers.xyz")
     with pytest.raises(ValueError, match=r"expected one of \[0, 4, 9\], got 1"):
         im.plot_decay(comparison, 1)
     plt.close("all")

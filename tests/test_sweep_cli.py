@@ -274,9 +274,10 @@ def test_phase_diagram_writes_the_grid_and_the_figure(folder, run_cli):
     assert os.stat("phase_diagram.nc").st_mtime_ns == before
 
 
-def drawn(figure):
-    """The panels, without the colour bars."""
-    return [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
+def drawn(axes):
+    """The panels, none of them empty."""
+    assert all(ax.has_data() for ax in axes)
+    return list(axes)
 
 
 @pytest.fixture(scope="module")
@@ -286,8 +287,7 @@ def surface():
 
 
 def test_two_parameters_make_maps(surface):
-    figure = im.plot_phase_diagram(surface)
-    panels = drawn(figure)
+    panels = drawn(im.plot_phase_diagram(surface))
     titles = ["magnetization", "correlation length (site)", "susceptibility (1/coupling)"]
     assert [ax.get_title() for ax in panels] == titles
     for ax, name in zip(
@@ -314,8 +314,8 @@ def test_the_order_of_the_values_does_not_matter(surface):
 
 def test_one_parameter_makes_curves(surface):
     one = surface.isel(h=4)
-    figure = im.plot_phase_diagram(one, ["entropy", "energy"])
-    for ax, name in zip(drawn(figure), ["entropy", "energy"], strict=True):
+    axes = im.plot_phase_diagram(one, ["entropy", "energy"])
+    for ax, name in zip(drawn(axes), ["entropy", "energy"], strict=True):
         (line,) = ax.lines
         np.testing.assert_array_equal(line.get_ydata(), one[name])
         assert ax.get_legend() is None
@@ -430,13 +430,12 @@ def test_the_title_says_what_grey_cells_are(values, said):
     plt.close("all")
 
 
-def test_the_legend_of_lengths_hides_error_bars(folder, run_cli):
+def test_the_legend_of_lengths_is_below_the_error_bars(folder, run_cli):
     traces = im.example_traces().isel(sequence=slice(40))
     comparison = im.compare(im.fit(traces, chain="potts"), traces, n_resamples=2)
-    figure = im.plot_layers(comparison)
-    frame = figure.axes[1].get_legend().get_frame()
-    assert figure.axes[1].get_legend().get_frame_on()
-    assert frame.get_alpha() == 1
+    ax = im.plot_layers(comparison).flat[1]
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().y1 < ax.get_window_extent().y0
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ import isingmoe as im
 
 def depth_figure(data: xr.Dataset) -> Figure:
     """Stacked bars of the budget over the layers of one model."""
-    figure = im.plot_budget(im.Budget(data))
+    figure, ax = plt.subplots(figsize=(9.6, 4.6), layout="constrained")
+    im.plot_budget(im.Budget(data), ax=ax)
     plt.close(figure)
     return figure
 

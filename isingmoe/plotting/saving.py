@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from isingmoe._storage import check_output, replace_whole
+from isingmoe.plotting.style import figure_of
 
 __all__ = ["check_figure", "save_figure"]
 
@@ -30,8 +34,21 @@ def check_figure(path: str | os.PathLike[str], overwrite: bool) -> Path:
     return path
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+def save_figure(
+    figure: Figure | Axes | NDArray[Any],
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> Path:
     """Write a figure; the ending of the name says in which format.
+
+    Parameters
+    ----------
+    figure : Figure, Axes or ndarray of Axes
+        What a plot function returned.
+    path : path
+    overwrite : bool
+        Whether an existing file may be replaced.
 
     Raises
     ------
@@ -41,4 +58,5 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, overwrite: bool
         If the ending is not a format that matplotlib knows.
     """
     path = check_figure(path, overwrite)
-    return replace_whole(path, lambda part: figure.savefig(part, dpi=160))
+    whole = figure_of(figure)
+    return replace_whole(path, lambda part: whole.savefig(part, dpi=160))
