@@ -14,7 +14,7 @@ from isingmoe.forward import draw
 from isingmoe.stationary import markov_chain
 from isingmoe.traces import Track, traces_from_arrays
 
-__all__ = ["generate"]
+__all__ = ["check_drawable", "draw_layer", "generate"]
 
 Array = NDArray[np.floating]
 
@@ -58,37 +58,17 @@ def generate(
     for name, value in (("n_sequences", n_sequences), ("length", length)):
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
+    check_drawable(fit)
     data, chain = fit.data, fit.data.attrs["chain"]
-    if chain == "ising" or (fit.is_regressed and chain != "kinetic"):
-        what = "Ising chains say of each expert alone whether it is on"
-        if chain != "ising":
-            what = f"{chain} chains by pseudolikelihood need simulate(fit.chain(layer), HeatBath())"
-        raise ValueError(f"fit: expected kinetic or potts chains to draw from, got {chain}; {what}")
-    k = 1 if chain == "potts" else int(data.attrs["top_k"])
     n_layers = data.sizes["layer"]
-    index = np.empty((n_layers, n_sequences, length, k), np.int16)
     seeds = seed_sequence(seed).spawn(n_layers)
-    for place in range(n_layers) if track is None else track(range(n_layers)):
-        coupling, field = _tables(fit, place)
-        draws, spread = seeds[place].spawn(2)
-        between = None
-        if "sequence_spread" in data:
-            deviation = float(data["sequence_spread"].values[place])
-            between = np.random.default_rng(spread).normal(
-                scale=deviation, size=(n_sequences, field.shape[1])
-            )
-            between -= between.mean(1, keepdims=True)
-        end = int(data.attrs.get("last_position", length))
-        block = np.minimum(np.arange(length) * len(field) // end, len(field) - 1)
-        chain_ = KineticChain(J=coupling, h=field[block], top_k=k, n_sites=length)
-        index[place] = draw(
-            chain_, n_sequences, length, by_sequence=between, n_burn=_N_BURN, seed=draws
-        )
+    places = range(n_layers) if track is None else track(range(n_layers))
+    index = np.stack([draw_layer(fit, p, n_sequences, length, seed=seeds[p]) for p in places])
     traces = traces_from_arrays(
         index,
         num_experts=int(data.attrs["num_experts"]),
         layer=data["layer"].values,
-        ranked=k == 1,
+        ranked=chain == "potts" or int(data.attrs["top_k"]) == 1,
         model=f"{chain} chain of {data.attrs['model']}",
     )
     arguments = {"n_sequences": n_sequences, "length": length}
@@ -97,6 +77,72 @@ def generate(
         "generate", arguments, inputs=_provenance.describe(data), seed=number
     )
     return traces.assign_attrs(provenance=provenance)
+
+
+def check_drawable(fit: Fit) -> None:
+    """Raise a ValueError where the chains have no law of a token given those before."""
+    chain = fit.data.attrs["chain"]
+    if chain == "ising" or (fit.is_regressed and chain != "kinetic"):
+        what = "Ising chains say of each expert alone whether it is on"
+        if chain != "ising":
+            what = f"{chain} chains by pseudolikelihood need simulate(fit.chain(layer), HeatBath())"
+        raise ValueError(f"fit: expected kinetic or potts chains to draw from, got {chain}; {what}")
+
+
+def draw_layer(
+    fit: Fit,
+    place: int,
+    n_sequences: int,
+    length: int,
+    *,
+    first: NDArray[np.integer] | None = None,
+    seed: Seed = 0,
+) -> NDArray[np.int16]:
+    """Draw sequences from the chain of one layer by its place.
+
+    Parameters
+    ----------
+    fit : Fit
+        That `check_drawable` has nothing against.
+    place : int
+    n_sequences, length : int
+    first : int ndarray (sequence,), optional
+        Position in its text at which each sequence begins; 0 by default.
+    seed : int, SeedSequence or Generator
+
+    Returns
+    -------
+    int16 ndarray (sequence, position, rank)
+        Members of each set, rising.
+    """
+    data = fit.data
+    coupling, field = _tables(fit, place)
+    draws, spread = seed_sequence(seed).spawn(2)
+    between = None
+    if "sequence_spread" in data:
+        deviation = float(data["sequence_spread"].values[place])
+        between = np.random.default_rng(spread).normal(
+            scale=deviation, size=(n_sequences, field.shape[1])
+        )
+        between -= between.mean(1, keepdims=True)
+    k = 1 if data.attrs["chain"] == "potts" else int(data.attrs["top_k"])
+    if len(field) == 1:
+        # Every position has the same field, wherever a sequence begins.
+        chain, first = KineticChain(J=coupling, h=field[0], top_k=k), None
+    else:
+        n_sites = length if first is None else int(first.max(initial=0)) + length
+        end = int(data.attrs.get("last_position", length))
+        block = np.minimum(np.arange(n_sites) * len(field) // end, len(field) - 1)
+        chain = KineticChain(J=coupling, h=field[block], top_k=k, n_sites=n_sites)
+    return draw(
+        chain,
+        n_sequences,
+        length,
+        by_sequence=between,
+        first=first,
+        n_burn=_N_BURN,
+        seed=draws,
+    )
 
 
 def _tables(fit: Fit, place: int) -> tuple[Array, Array]:
