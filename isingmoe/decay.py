@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from isingmoe._kernels import lengths
 from isingmoe._text import about
@@ -13,6 +15,7 @@ from isingmoe._text import about
 __all__ = [
     "decay_fit",
     "length_variables",
+    "percentiles",
     "resampled_lengths",
     "second_moment_length",
     "seen_distances",
@@ -132,13 +135,17 @@ def _largest_unseen(curve: Array, error: Array) -> float:
     return float(-1 / np.log(share))
 
 
-def length_variables(curve: Array, error: Array, resample: Array) -> dict[str, Any]:
+def length_variables(
+    curve: Array, error: Array, resample: Array, n_sequences: int = 0
+) -> dict[str, Any]:
     """Both correlation lengths of every layer, with 95 % bootstrap intervals.
 
     Parameters
     ----------
     curve, error : ndarray (layer, distance)
     resample : ndarray (layer, resample, distance)
+    n_sequences : int
+        What was resampled; 0 if that is not known.
 
     Returns
     -------
@@ -148,7 +155,8 @@ def length_variables(curve: Array, error: Array, resample: Array) -> dict[str, A
     Notes
     -----
     Percentiles of the resamples, all over the distances and with the signs of the curve: a
-    range that each chose for itself would spread more than the estimate does.
+    range that each chose for itself would spread more than the estimate does. They are
+    moved outwards by what a mean of so few sequences needs (see `percentiles`).
     """
     values: dict[str, list[float]] = {name + end: [] for name in _MEANING for end in _ENDS}
     n_fitted, n_moment = [], []
@@ -160,8 +168,7 @@ def length_variables(curve: Array, error: Array, resample: Array) -> dict[str, A
             known = resampled[~np.isnan(resampled)]
             low, high = np.nan, np.nan
             if known.size:
-                # Of resamples without decay some are infinite: take values, do not interpolate.
-                low, high = np.quantile(known, [0.025, 0.975], method="nearest")
+                low, high = percentiles(known, n_sequences)
             if n_fitted[-1] == 0 and known.size:
                 high = max(high, _largest_unseen(c, e))
             for end, number in zip(_ENDS, (value, low, high), strict=True):
@@ -179,6 +186,41 @@ def length_variables(curve: Array, error: Array, resample: Array) -> dict[str, A
         "n_fitted": (("layer",), n_fitted, about("number of distances fitted")),
         "n_moment": (("layer",), n_moment, about("distances in the second moment")),
     }
+
+
+def percentiles(resampled: Array, n_sequences: int = 0) -> tuple[float, float]:
+    """Ends of the 95 % interval of resampled values.
+
+    Parameters
+    ----------
+    resampled : ndarray (resample,)
+        Without NaN; some may be infinite.
+    n_sequences : int
+        What was resampled; 0 if that is not known.
+
+    Returns
+    -------
+    low, high : float
+
+    Notes
+    -----
+    The expanded percentile interval (Hesterberg 2015): a bootstrap mean of n values has
+    (n - 1)/n of the variance, and its error is that of Student's t. For n = 100 the ends are the
+    2.3 and 97.7 percentiles, for n = 10 the 0.9 and 99.1. Values that were drawn are taken,
+    and the outermost where there are too few.
+
+    References
+    ----------
+    T. C. Hesterberg, The American Statistician 69, 371 (2015).
+    """
+    tail = 0.025
+    if n_sequences > 1:
+        reach = np.sqrt(n_sequences / (n_sequences - 1))
+        tail = float(norm.cdf(reach * student.ppf(tail, n_sequences - 1)))
+    # Of resamples without decay some are infinite: values are taken, not interpolated.
+    place = max(int(tail * (len(resampled) + 1)) - 1, 0)
+    ordered = np.partition(resampled, [place, len(resampled) - 1 - place])
+    return float(ordered[place]), float(ordered[len(resampled) - 1 - place])
 
 
 def resampled_lengths(curve: Array, error: Array, resample: Array) -> dict[str, Array]:
