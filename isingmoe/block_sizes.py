@@ -204,8 +204,8 @@ def _measured(
     }
     reach = {"coarse": N_LAGS, "window": int(grid.reach.max())}
     for kind, last in reach.items():
-        for part in ("correlation", "error"):
-            values[f"{kind}_{part}"] = np.full((*shape, last + 1), np.nan)
+        empty: NDArray = np.full((*shape, last + 1), np.nan)
+        values |= {f"{kind}_correlation": empty, f"{kind}_error": empty.copy()}
     own, drawn = _resamples(traces.sizes["sequence"], n_resamples, sources.n_draws, seed)
     seeds = seed_sequence(seed).spawn(shape[0])
     for layer in each_layer(traces, track):
@@ -226,7 +226,10 @@ def _put(
     n = len(curves.value)
     values[f"{kind}_correlation"][place][:n] = curves.value
     values[f"{kind}_error"][place][:n] = curves.error
-    found = length_variables(curves.value[None], curves.error[None], curves.resample[None])
+    if n < 2 or np.isnan(curves.value[1]):
+        return
+    resample = curves.resample[~np.isnan(curves.resample[:, 1])]
+    found = length_variables(curves.value[None], curves.error[None], resample[None])
     for end in _ENDS:
         values[f"{kind}_length{end}"][place] = unit * found[f"correlation_length{end}"][1][0]
     values[f"{kind}_n_fitted"][place] = found["n_fitted"][1][0]
