@@ -68,6 +68,35 @@ def pack_sets(expert_index, n_words):
 
 
 @nb.njit(cache=True, nogil=True, parallel=True)
+def unpack_sets(sets, n_ranks):
+    """Experts of bit sets, the lowest id first.
+
+    Parameters
+    ----------
+    sets : uint64 array (sequence, word, position)
+    n_ranks : int
+        Experts of the largest set.
+
+    Returns
+    -------
+    int16 array (sequence, position, rank)
+        -1 where there is none.
+    """
+    n_sequences, n_words, n_positions = sets.shape
+    index = np.full((n_sequences, n_positions, n_ranks), -1, np.int16)
+    for s in nb.prange(n_sequences):
+        for i in range(n_positions):
+            rank = 0
+            for w in range(n_words):
+                word = sets[s, w, i]
+                while word != 0:
+                    index[s, i, rank] = 64 * w + _lowest(word)
+                    word &= word - np.uint64(1)
+                    rank += 1
+    return index
+
+
+@nb.njit(cache=True, nogil=True, parallel=True)
 def occupancy_counts(sets, n_experts):
     """Number of tokens of each sequence that each expert serves.
 
@@ -169,73 +198,3 @@ def expert_pairs(sets, distances, n_experts, n_parts):
                         _add_members(counts[part, j, 2], w, second)
     total = counts.sum(0)
     return pairs.sum(0), total[:, 0], total[:, 1], total[:, 2]
-
-
-@nb.njit(cache=True, nogil=True, inline="always")
-def _rate_of_members(members, rate):
-    """Sum of `rate` over the experts of a set."""
-    total = 0.0
-    for w in range(members.size):
-        word = members[w]
-        while word != 0:
-            total += rate[64 * w + _lowest(word)]
-            word &= word - np.uint64(1)
-    return total
-
-
-@nb.njit(cache=True, nogil=True, parallel=True)
-def position_centred(sets, distances, rate, present):
-    """Overlap about the mean at each position, summed over the pairs of each sequence.
-
-    The product of two residuals n - rate has the expectation of the covariance times
-    1 - 1/S_i - 1/S_j + S_ij/(S_i S_j), because the rates are means over the same
-    sequences; the sum of that factor is what to divide by.
-
-    Parameters
-    ----------
-    sets : uint64 array (sequence, word, position)
-    distances : int64 array (distance,)
-    rate : float64 array (position, expert)
-        Mean occupancy at the position over the sequences that have it.
-    present : int64 array (position,)
-        Number of those sequences.
-
-    Returns
-    -------
-    weight : float64 array (sequence, distance)
-        Sum of the factors.
-    covariance : float64 array (sequence, distance)
-        Sum of the products of the residuals over experts and pairs.
-    """
-    n_sequences, n_words, n_positions = sets.shape
-    # Per position and per distance: no two threads write to the same place.
-    weight = np.zeros((distances.size, n_sequences))
-    covariance = np.zeros((distances.size, n_sequences))
-    for j in nb.prange(distances.size):
-        d = distances[j]
-        for i in range(n_positions - d):
-            k = i + d
-            n_both = 0
-            for s in range(n_sequences):
-                if not (_is_empty(sets, s, i) or _is_empty(sets, s, k)):
-                    n_both += 1
-            if n_both == 0:
-                continue
-            factor = 1 - 1 / present[i] - 1 / present[k] + n_both / (present[i] * present[k])
-            product = 0.0
-            for e in range(rate.shape[1]):
-                product += rate[i, e] * rate[k, e]
-            for s in range(n_sequences):
-                if _is_empty(sets, s, i) or _is_empty(sets, s, k):
-                    continue
-                shared = 0
-                for w in range(n_words):
-                    shared += count_bits(sets[s, w, i] & sets[s, w, k])
-                weight[j, s] += factor
-                covariance[j, s] += (
-                    shared
-                    - _rate_of_members(sets[s, :, i], rate[k])
-                    - _rate_of_members(sets[s, :, k], rate[i])
-                    + product
-                )
-    return weight.T.copy(), covariance.T.copy()
