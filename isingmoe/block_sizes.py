@@ -19,6 +19,7 @@ from isingmoe.block_sums import FEWEST_BLOCKS, N_LAGS, BlockGrid, Curves, block_
 from isingmoe.decay import decay_fit, length_variables
 from isingmoe.derived import BASELINES
 from isingmoe.fitted import Fit
+from isingmoe.neighbours import ratio
 from isingmoe.observables import resampling_weights
 from isingmoe.prediction import predicted_correlation
 from isingmoe.traces import Track, each_layer, primary_expert, trace_name
@@ -93,7 +94,8 @@ def block_sizes(
         Over (layer, source, block_length), in tokens: `coarse_length` of the rates in blocks
         and `window_length` inside windows, each with `_low` and `_high` of a 95 % interval and
         `_n_fitted`, the lags or distances that the fit used; `coarse_correlation` and
-        `coarse_error` (.., lag), `window_correlation` and `window_error` (.., distance).
+        `coarse_error` (.., lag), `window_correlation` and `window_error` (.., distance);
+        `coarse_share`, C_b(1) over that measured, NaN where that is lost in its error.
         `coarse_sequences` (block_length): sequences of four blocks and more. With a fit whose
         chain can be solved, `coarse_length_exact` (layer, block_length).
         source: "measured"; "chain", where the fit's chains can be drawn from; the baselines.
@@ -122,9 +124,10 @@ def block_sizes(
     Once a block is longer than a few of it one lag is left, C_b(0) is the second point of the
     fit, and the length grows as b / ln b: compare with the source "chain", which does the same.
     A rate that drifts over the position alike in all texts is kept by "position-shuffled", texts
-    that differ in load by "shuffled": where one of them grows as the data do, that is enough to
-    give the growth. Growth that neither has, nor the chain, inside windows too, is a memory
-    longer than the chain's.
+    that differ in load by "shuffled". Each has the length of what it keeps, whether that is much
+    or little: its `coarse_share` says how much of the correlation between neighbouring blocks
+    it accounts for. What no source has, and the window lengths above those of the chain, are a
+    memory of the text longer than the chain's.
 
     Intervals: bootstrap over sequences. Those of drawn sources are of resamples with as many
     sequences as the data have, so that they say where one such data set would lie. Random
@@ -153,6 +156,7 @@ def block_sizes(
     drawn = fit if fit is not None and can_be_drawn(fit) else None
     sources = Sources(traces, drawn, kinds, n_simulations, primary)
     found = _measured(sources, grid, n_resamples, seed, track)
+    found["coarse_share"] = _share(found)
     n_blocks = traces["length"].values[:, None] // grid.block_length
     found["coarse_sequences"] = (
         "block_length",
@@ -249,6 +253,15 @@ def _described(values: dict[str, NDArray]) -> dict[str, Any]:
             name = f"{kind}_{part}"
             result[name] = ((*dims, dim), values[name], about(what + curve))
     return result
+
+
+def _share(found: dict[str, Any]) -> tuple[Any, ...]:
+    """What a source has of the measured correlation of neighbouring blocks, where that is seen."""
+    first = found["coarse_correlation"][1][..., 1]
+    seen = found["coarse_n_fitted"][1][:, :1] > 0
+    share = ratio(first, np.where(seen, first[:, :1], 0.0))
+    meaning = about("correlation of neighbouring blocks, over that measured")
+    return ("layer", "source", "block_length"), share, meaning
 
 
 def _exact(fit: Fit, found: dict[str, Any], grid: BlockGrid) -> dict[str, Any]:
