@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numba
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from isingmoe.block_sums import BlockGrid, BlockSums
 from isingmoe.derived import baseline
 from isingmoe.fitted import Fit
-from isingmoe.generation import generate
+from isingmoe.generation import draw_layer
 from isingmoe.traces import pack_layer, primary_expert
 
 __all__ = ["Sources", "can_be_drawn"]
@@ -113,24 +113,17 @@ class Sources:
     ) -> xr.Dataset:
         """Traces of the fitted chain with the lengths and gaps of a layer."""
         recorded = traces["expert_index"].values >= 0
-        n_sequences, n_positions = recorded.shape[1:3]
-        position = np.arange(n_positions)[None] + self._start(fit)[:, None]
+        first = self.traces.get("start_position")
         draws, ranks = seed.spawn(2)
-        index = generate(
-            replace(fit, data=fit.data.isel(layer=[place])),
-            n_sequences=n_sequences,
-            length=int(position.max()) + 1,
+        index = draw_layer(
+            fit,
+            place,
+            *recorded.shape[1:3],
+            first=None if first is None else first.values.astype(np.int64),
             seed=draws,
-        )["expert_index"].values[:, np.arange(n_sequences)[:, None], position]
+        )
         if (recorded != recorded[..., :1]).any():
             # Members rise: which of them are lost must not depend on their number.
             index = np.random.default_rng(ranks).permuted(index, axis=-1)
-        return traces.assign(
-            expert_index=traces["expert_index"].copy(data=np.where(recorded, index, -1))
-        )
-
-    def _start(self, fit: Fit) -> NDArray[np.int64]:
-        """First position of each sequence, where the chain's field changes over the text."""
-        if "h_position" in fit.data and "start_position" in self.traces:
-            return self.traces["start_position"].values.astype(np.int64)
-        return np.zeros(self.traces.sizes["sequence"], np.int64)
+        drawn = np.where(recorded, index, np.int16(-1))
+        return traces.assign(expert_index=traces["expert_index"].copy(data=drawn))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,13 +93,13 @@ class BlockSums:
     excess: Array
     share: Array
 
-    @classmethod
-    def pooled(cls, parts: Sequence[BlockSums]) -> BlockSums:
+    @staticmethod
+    def pooled(parts: Sequence[BlockSums]) -> BlockSums:
         """Of several data sets together."""
         names = ("tokens", "occupied", "weight", "product", "pairs", "excess")
-        joined = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         share = np.sum([part.share for part in parts], axis=0)
-        return cls(parts[0].grid, len(parts), *joined, share)
+        return replace(parts[0], n_sets=len(parts), share=share, **joined)
 
     @property
     def n_sequences(self) -> int:

@@ -93,6 +93,7 @@ def _draw_shares(ax: Axes, row: xr.Dataset) -> None:
         value = np.clip(row["coarse_share"].sel(source=source).values, _LOWEST, _HIGHEST)
         ax.plot(b, value, f"{marker}-", color=colour, ms=4, lw=1.2, label=label)
     ax.axhline(0, color=GREY, lw=0.6)
+    ax.set_yscale("linear")
     # The legend has the room above.
     ax.set_ylim(_LOWEST, _HIGHEST + 0.6)
 
