@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,8 @@ Array = NDArray[np.floating]
 
 # A correlation counts as seen above so many of its standard errors.
 _SEEN = 2
-# Second-moment lengths that the second moment is taken over: beyond, an exponential has a
-# fifth of it left, and the noise most of its own.
+# Fitted lengths that the second moment is taken over: beyond, an exponential has two fifths
+# of it left, and the noise most of its own.
 _WINDOW = 3
 
 _MEANING = {
@@ -163,8 +163,8 @@ def length_variables(
     for c, e, r in zip(curve, error, resample, strict=True):
         estimates = _both_lengths(c, e, r)
         n_fitted.append(int(seen_distances(c, e)))
-        n_moment.append(_moment_range(c, e))
-        for name, (value, resampled) in zip(_MEANING, estimates, strict=True):
+        n_moment.append(estimates.n_moment)
+        for name, (value, resampled) in zip(_MEANING, estimates[1:], strict=True):
             known = resampled[~np.isnan(resampled)]
             low, high = np.nan, np.nan
             if known.size:
@@ -184,7 +184,7 @@ def length_variables(
     }
     return variables | {
         "n_fitted": (("layer",), n_fitted, about("number of distances fitted")),
-        "n_moment": (("layer",), n_moment, about("distances in the second moment")),
+        "n_moment": (("layer",), n_moment, about("last distance in the second moment", "token")),
     }
 
 
@@ -237,19 +237,25 @@ def resampled_lengths(curve: Array, error: Array, resample: Array) -> dict[str, 
         NaN of a resample without pairs at d = 1.
     """
     estimates = _both_lengths(curve, error, resample)
-    return {name: spread for name, (_, spread) in zip(_MEANING, estimates, strict=True)}
+    return {name: spread for name, (_, spread) in zip(_MEANING, estimates[1:], strict=True)}
 
 
-def _both_lengths(curve: Array, error: Array, resample: Array) -> list[tuple[float, Array]]:
+class _Estimates(NamedTuple):
+    n_moment: int
+    fitted: tuple[float, Array]
+    moment: tuple[float, Array]
+
+
+def _both_lengths(curve: Array, error: Array, resample: Array) -> _Estimates:
     """Estimate and resamples by the fit of the decay and by the second moment."""
-    sign, window = _signs(curve), _moment_range(curve, error)
     together = np.concatenate([curve[None], resample])
     fitted, _ = decay_fit(together, error, like=curve)
-    moment = second_moment_length(together, window, sign)
+    window = _moment_range(float(fitted[0]), int(seen_distances(curve, error)))
+    moment = second_moment_length(together, window, _signs(curve))
     moment = np.where(np.isnan(together[:, 1]), np.nan, moment)
-    return [(float(fitted[0]), fitted[1:]), (float(moment[0]), moment[1:])]
+    return _Estimates(window, (float(fitted[0]), fitted[1:]), (float(moment[0]), moment[1:]))
 
 
-def _moment_range(curve: Array, error: Array) -> int:
-    seen = int(seen_distances(curve, error))
-    return int(lengths.moment_range(np.abs(curve), seen, _WINDOW))
+def _moment_range(length: float, n_seen: int) -> int:
+    """Last distance of the second moment: three fitted lengths, if they are seen."""
+    return int(min(np.ceil(_WINDOW * length), n_seen)) if length > 0 else n_seen

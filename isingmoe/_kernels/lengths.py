@@ -187,12 +187,3 @@ def moment_lengths(curves, sign, last):
         y = curves[i] * (sign[i] if len(sign) > 1 else sign[0])
         lengths[i] = _moment(y, own)
     return lengths
-
-
-@nb.njit(cache=True, nogil=True)
-def moment_range(y, last, n_lengths):
-    """The first distance, up to `last`, of so many second-moment lengths up to itself."""
-    for d in range(1, last):
-        if d >= n_lengths * _moment(y, d):
-            return d
-    return last
