@@ -17,7 +17,6 @@ from isingmoe._schema import validate_structure
 from isingmoe._seeds import Seed, seed_sequence
 from isingmoe._text import about
 from isingmoe.markov_draws import MarkovDraws
-from isingmoe.prior import pseudocounts_by_load
 from isingmoe.simulated_tests import checked_simulations, p_values
 from isingmoe.traces import Track, each_layer, primary_expert, trace_name
 
@@ -74,8 +73,7 @@ def chapman_kolmogorov(
     -----
     At each distance the squares of P(d)[a, a] - P(1)^d[a, a] are summed over the experts, each
     with the pairs that it begins. Sequences of the same lengths, with the same gaps and first
-    tokens are drawn from the estimated chain (with the pseudocounts of a fitted Potts chain, so
-    that none of its states is a trap), and both matrices estimated again from each. The
+    tokens are drawn from the chain P(1), and both matrices estimated again from each. The
     discrepancy is the sum over the mean of the simulations, averaged over the distances: about
     1 for a Markov chain. For the p-values, the share of simulations with as large a discrepancy,
     every one is compared with all others, that of the traces among them.
@@ -169,21 +167,24 @@ def _share(part: Array, whole: Array) -> Array:
     return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
+def _transition(counts: Array) -> Array:
+    """Chances of the next state, from counts of neighbours."""
+    leaving, entering = counts.sum(1, keepdims=True), counts.sum(0)
+    load = (entering + 1) / (entering + 1).sum()
+    # What follows a state that begins no neighbours is not known: it may be any.
+    return np.where(leaving > 0, counts / np.maximum(leaving, 1), load)
+
+
 def _powers(counts: Array, lags: NDArray[np.int64]) -> Array:
     """Diagonals of the powers of a matrix of chances, (distance, state)."""
-    leaving, entering = counts.sum(1), counts.sum(0)
-    load = entering / max(entering.sum(), 1)
-    # What follows a state that begins no neighbours is not known: it may be any.
-    transition = np.where(
-        leaving[:, None] > 0, counts / np.maximum(leaving, 1)[:, None], load[None]
-    )
+    transition = _transition(counts)
     result = np.empty((len(lags), len(counts)))
     power, reached = np.eye(len(counts)), 0
     for j, lag in enumerate(lags.tolist()):
         power = power @ np.linalg.matrix_power(transition, lag - reached)
         reached = lag
         result[j] = np.diagonal(power)
-    result[:, leaving == 0] = np.nan
+    result[:, counts.sum(1) == 0] = np.nan
     return result
 
 
@@ -198,8 +199,7 @@ def _tested(
     """Everything that is reported of a layer."""
     resampling, *children = seed.spawn(1 + n_simulations)
     known = _Persistence.of(states, lags, q)
-    padded = known.counts + pseudocounts_by_load(known.counts, None)
-    draws = MarkovDraws(padded / padded.sum(1, keepdims=True))
+    draws = MarkovDraws(_transition(known.counts))
     drawn = [
         _Persistence.of(draws.like(states, child, keep_first=True), lags, q).discrepancy()
         for child in children
