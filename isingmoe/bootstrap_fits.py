@@ -255,7 +255,7 @@ class _Kinetic:
     def _curve_of_chain(self, chain: Any) -> Array:
         if not chain.bond.any():
             return np.zeros(self._request.n_distances)
-        return chain_correlation(chain, self._request.n_distances - 1, n_tokens=_N_TOKENS)[0]
+        return chain_correlation(chain, self._request.n_distances - 1, n_tokens=_N_TOKENS).curve
 
     def _measured(self, index: NDArray[np.int16]) -> Array:
         n_experts = int(self._fit.data.attrs["num_experts"])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 
 from isingmoe._text import about
+from isingmoe.chain_lengths import CURVES, MAX_DISTANCE, curve_distance
 from isingmoe.estimation import Estimate
 from isingmoe.likelihood import (
     Counts,
@@ -23,7 +24,7 @@ from isingmoe.likelihood import (
     pair_counts,
     token_pairs,
 )
-from isingmoe.stationary import length_of_gap, markov_chain, second_modulus
+from isingmoe.stationary import length_of_gap, markov_chain, markov_correlation, second_modulus
 from isingmoe.traces import trace_name
 
 __all__ = ["Counted"]
@@ -81,8 +82,8 @@ class Counted:
         return self.family.n_experts if self.family.chain == "ising" else 1
 
     def coordinates(self, traces: xr.Dataset) -> dict[str, Any]:
-        """Coordinates of the dims that only these fits have: none."""
-        return {}
+        """Coordinates of the dims that only fits have."""
+        return {"correlation_distance": curve_distance()}
 
     def declared(self) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]:
         """Dims, long name and units of every variable."""
@@ -183,13 +184,20 @@ class Counted:
 def _reported(known: Estimate) -> dict[str, Array]:
     """All that is said of a chain."""
     stationary, length = _stationary(known.transition)
+    is_potts = known.J.ndim == 2
+    curve = markov_correlation(known.transition, stationary, MAX_DISTANCE)
+    if not is_potts:
+        # Of each spin the second state is the occupancy.
+        curve = curve[:, 1]
     return {
+        "correlation": curve.sum(0),
+        "expert_correlation": curve,
         "J": known.J,
         "h": known.h,
         "self_coupling": known.self_coupling,
         "J_spread": known.J.std(),
         "correlation_length": length,
-        "marginal": stationary if known.J.ndim == 2 else stationary[:, 1],
+        "marginal": stationary if is_potts else stationary[:, 1],
     }
 
 
@@ -239,6 +247,7 @@ def _results_of(chain: str) -> dict[str, tuple[tuple[str, ...], dict[str, str]]]
         "J_spread_error": (layer, "standard error of that standard deviation", "1"),
         "correlation_length": (length, "correlation length of the chain", "token"),
         "correlation_length_error": (length, "standard error of that length", "token"),
+        **CURVES,
         "marginal": (expert, "probability of the expert in the chain", "1"),
         "marginal_error": (expert, "standard error of that probability", "1"),
         "log_likelihood": (layer, "log-likelihood given the first tokens", "nat"),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from isingmoe._kernels.forward import draw_sequences
-from isingmoe._kernels.overlaps import occupancy_counts, pack_sets, pair_overlaps
+from isingmoe._kernels.overlaps import occupancy_counts, pack_sets
+from isingmoe._kernels.planes import STRETCH, pair_counts
 from isingmoe._seeds import Seed, generators
 from isingmoe.chains import KineticChain
 
-__all__ = ["Tables", "draw", "stationary_correlation", "tables"]
+__all__ = ["Decay", "Tables", "draw", "stationary_correlation", "tables"]
 
 Array = NDArray[np.floating]
 
@@ -125,6 +127,28 @@ def _tables_from(
     return whole._replace(block=whole.block[0][first[:, None] + np.arange(length)])
 
 
+class Decay(NamedTuple):
+    """Connected correlation of the occupancies of a chain.
+
+    Attributes
+    ----------
+    curve, error : ndarray (distance,)
+        Summed over experts, and its standard error; zero where it is exact.
+    expert_curve, expert_error : ndarray (expert, distance)
+    """
+
+    curve: Array
+    error: Array
+    expert_curve: Array
+    expert_error: Array
+
+    @staticmethod
+    def exact(expert_curve: Array) -> Decay:
+        """One that is known without error."""
+        curve = expert_curve.sum(0)
+        return Decay(curve, np.zeros_like(curve), expert_curve, np.zeros_like(expert_curve))
+
+
 def stationary_correlation(
     chain: KineticChain,
     max_distance: int,
@@ -132,7 +156,7 @@ def stationary_correlation(
     seed: Seed = 0,
     *,
     n_burn: int = 1024,
-) -> tuple[Array, Array]:
+) -> Decay:
     """Correlation of the infinite chain, from long sequences; for more windows than are solved.
 
     Parameters
@@ -148,11 +172,9 @@ def stationary_correlation(
 
     Returns
     -------
-    curve : ndarray (distance,)
-        Connected correlation of the occupancies at the distances 0 to `max_distance`, summed
-        over experts, about one mean for each expert.
-    error : ndarray (distance,)
-        Standard error, by the spread of the sequences.
+    Decay
+        At the distances 0 to `max_distance`, about one mean for each expert; errors by the
+        spread of the sequences.
 
     Raises
     ------
@@ -169,12 +191,27 @@ def stationary_correlation(
     n = _N_SEQUENCES
     length = max(-(-n_tokens // n), 2 * max_distance + 2)
     index = draw(chain, n, length, n_burn=n_burn, seed=seed)
+    both, pairs = _counted(index, chain.n_states, max_distance)
     sets, _, _ = pack_sets(index, (chain.n_states + 63) // 64)
-    pairs, shared = pair_overlaps(sets, np.arange(max_distance + 1))
     _, occupied = occupancy_counts(sets, chain.n_states)
-    overlap, rate = shared / pairs, occupied / length
+    overlap, rate = both / pairs[:, None], occupied / length
     total = rate.sum(0)
-    curve = overlap.mean(0) - (total @ total - (rate**2).sum()) / (n * (n - 1))
-    # What each sequence moves the curve by, to first order.
-    moved = overlap - 2 * (rate @ total / n)[:, None]
-    return curve, moved.std(0, ddof=1) / np.sqrt(n)
+    expert_curve = overlap.mean(0) - ((total**2 - (rate**2).sum(0)) / (n * (n - 1)))[:, None]
+    # What each sequence moves the curves by, to first order.
+    moved = overlap - 2 * (rate * total / n)[..., None]
+
+    def error(values: Array) -> Array:
+        return values.std(0, ddof=1) / np.sqrt(n)
+
+    return Decay(expert_curve.sum(0), error(moved.sum(1)), expert_curve, error(moved))
+
+
+def _counted(
+    index: NDArray[np.int16], n_experts: int, max_distance: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs with an expert at both ends (sequence, expert, distance), and all pairs."""
+    starts = np.arange(0, index.shape[1], STRETCH)
+    unit = np.stack(np.meshgrid(np.arange(len(index)), starts, indexing="ij"), -1).reshape(-1, 2)
+    bounds = np.arange(0, len(unit) + 1, len(starts))
+    workers = numba.get_num_threads()
+    return pair_counts(index, unit, bounds, n_experts, max_distance, False, workers)

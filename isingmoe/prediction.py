@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from isingmoe._text import about
 from isingmoe.chain_lengths import chain_correlation
 from isingmoe.chains import KineticChain
 from isingmoe.fitted import Fit
-from isingmoe.stationary import markov_chain
+from isingmoe.forward import Decay
+from isingmoe.stationary import markov_chain, markov_correlation
 from isingmoe.transfer import solve
 
 __all__ = ["predicted_correlation"]
-
-Array = NDArray[Any]
 
 # Tokens of a simulated chain: its error is below that of the traces there are.
 _N_TOKENS = 1 << 19
@@ -36,58 +32,60 @@ def predicted_correlation(fit: Fit, max_distance: int, seed: int = 0) -> xr.Data
     Returns
     -------
     Dataset
-        `predicted` (layer, distance), summed over experts, and `predicted_error`, zero where
-        it is exact: a kinetic chain of too many states is simulated.
+        `predicted` (layer, distance), summed over experts, and `predicted_error`, that of the
+        run of a kinetic chain of too many states, zero where it is exact; `predicted_spread`,
+        the standard error with that of the fit; `expert_predicted` and
+        `expert_predicted_spread` (layer, expert, distance), the same of each expert.
 
     Raises
     ------
     ValueError
         If the chain cannot be solved.
+
+    Notes
+    -----
+    The uncertainty of a fit is known to a distance of 64; at larger ones that at 64 stands.
     """
-    if fit.is_regressed:
-        return _of_chains(fit, max_distance, seed)
     data = fit.data
-    curve = np.empty((data.sizes["layer"], max_distance + 1))
-    _, transition, stationary = markov_chain(fit.log_weight())
-    if data.attrs["chain"] == "potts":
-        # P - 1 pi in powers: the tail keeps its precision.
-        decaying = transition - stationary[:, None, :]
-        connected = np.eye(data.sizes["expert"]) - stationary[:, None, :]
-        for d in range(max_distance + 1):
-            curve[:, d] = (stationary * np.diagonal(connected, axis1=1, axis2=2)).sum(1)
-            connected = connected @ decaying
-    else:
-        second = transition[..., 1, 1] - transition[..., 0, 1]
-        variance = stationary[..., 0] * stationary[..., 1]
-        for d in range(max_distance + 1):
-            curve[:, d] = (variance * second**d).sum(1)
-    return _labelled(curve, np.zeros_like(curve), data["layer"])
-
-
-def _of_chains(fit: Fit, max_distance: int, seed: int) -> xr.Dataset:
-    layers = fit.data["layer"]
-    if fit.data.attrs["chain"] == "kinetic":
-        chains = [fit.chain(layer) for layer in layers.values.tolist()]
-        curves = [
-            chain_correlation(chain, max_distance, n_tokens=_N_TOKENS, seed=seed)
-            for chain in chains
-            if isinstance(chain, KineticChain)
+    if fit.is_regressed:
+        rows = [
+            _of_chain(fit, layer, max_distance, seed) for layer in data["layer"].values.tolist()
         ]
     else:
-        exact = [
-            solve(fit.chain(layer), max_distance=max_distance)["correlation"].values
-            for layer in layers.values.tolist()
-        ]
-        curves = [(curve, np.zeros_like(curve)) for curve in exact]
-    return _labelled(np.stack([c for c, _ in curves]), np.stack([e for _, e in curves]), layers)
-
-
-def _labelled(curve: Array, error: Array, layers: xr.DataArray) -> xr.Dataset:
-    dims = ("layer", "distance")
+        _, transition, stationary = markov_chain(fit.log_weight())
+        curves = markov_correlation(transition, stationary, max_distance)
+        if data.attrs["chain"] == "ising":
+            # Of each spin the second state is the occupancy.
+            curves = curves[:, :, 1]
+        rows = [Decay.exact(curve) for curve in curves]
+    curve, error, expert_curve, expert_error = (np.array(part) for part in zip(*rows, strict=True))
+    known = np.minimum(np.arange(max_distance + 1), data.sizes["correlation_distance"] - 1)
+    spread = np.hypot(error, data["correlation_error"].values[:, known])
+    expert_spread = np.hypot(expert_error, data["expert_correlation_error"].values[..., known])
+    summed, of_expert = ("layer", "distance"), ("layer", "expert", "distance")
+    declared = {
+        "predicted": (summed, curve, "correlation predicted by the chain"),
+        "predicted_error": (summed, error, "standard error of its simulation"),
+        "predicted_spread": (summed, spread, "standard error with that of the fit"),
+        "expert_predicted": (of_expert, expert_curve, "correlation of each expert, predicted"),
+        "expert_predicted_spread": (
+            of_expert,
+            expert_spread,
+            "standard error with that of the fit",
+        ),
+    }
     return xr.Dataset(
-        {
-            "predicted": (dims, curve, about("correlation predicted by the chain")),
-            "predicted_error": (dims, error, about("standard error of its simulation")),
+        {name: (dims, values, about(text)) for name, (dims, values, text) in declared.items()},
+        coords={
+            "layer": data["layer"],
+            "expert": data["expert"],
+            "distance": ("distance", np.arange(max_distance + 1), about("distance", "token")),
         },
-        coords={"layer": layers, "distance": np.arange(curve.shape[1])},
     )
+
+
+def _of_chain(fit: Fit, layer: int, max_distance: int, seed: int) -> Decay:
+    chain = fit.chain(layer)
+    if isinstance(chain, KineticChain):
+        return chain_correlation(chain, max_distance, n_tokens=_N_TOKENS, seed=seed)
+    return Decay.exact(solve(chain, max_distance=max_distance)["expert_correlation"].values.T)

@@ -13,9 +13,16 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError
 
 from isingmoe._text import about
-from isingmoe.chain_lengths import chain_length
+from isingmoe.chain_lengths import (
+    CURVES,
+    MAX_DISTANCE,
+    ChainDecay,
+    chain_decay,
+    curve_distance,
+)
 from isingmoe.chains import KineticChain, PottsChain
 from isingmoe.curvature import effective_fields
+from isingmoe.forward import Decay
 from isingmoe.histories import Histories, runs
 from isingmoe.kinetic import value_and_slope
 from isingmoe.loads import load_values
@@ -81,7 +88,8 @@ class Regressed:
                 "distance",
                 np.arange(1, max(self.kind.reach, 1) + 1),
                 about("distance", "token"),
-            )
+            ),
+            "correlation_distance": curve_distance(),
         }
         if "position" in self.kind.field:
             n = self.kind.parameters.n_blocks
@@ -115,6 +123,7 @@ class Regressed:
             "J_spread_error": (layer, "standard error of that standard deviation", "1"),
             "correlation_length": (layer, "correlation length of the chain", "token"),
             "correlation_length_error": (layer, "standard error of that length", "token"),
+            **CURVES,
             "marginal": (expert, "probability that a token has the expert", "1"),
             "marginal_error": (expert, "standard error of that probability", "1"),
             "log_likelihood": (layer, "log-likelihood of the predicted tokens", "nat"),
@@ -178,9 +187,7 @@ class Regressed:
             "n_effective": found.maximum.determined,
             "converged": np.int8(found.maximum.converged),
         }
-        result["correlation_length"], result["correlation_length_error"] = self._length(
-            found, spread
-        )
+        result |= self._decay(found, spread).variables()
         if "position" in self.kind.field:
             result["h_position"] = found.changes()
         if self.kind.choices:
@@ -198,10 +205,13 @@ class Regressed:
             result["decay_parameter_error"] = error if is_known else np.nan
         return result, hash_of(problem)
 
-    def _length(self, found: Estimated, spread: Spread) -> tuple[float, float]:
-        """Correlation length of the fitted chain, and its error."""
+    def _decay(self, found: Estimated, spread: Spread) -> ChainDecay:
+        """How the correlations of the fitted chain decay; of none at once."""
         if not self.kind.reach:
-            return 0.0, 0.0
+            rate = _marginal(found.problem, found.table)
+            curve = np.zeros((len(rate), MAX_DISTANCE + 1))
+            curve[:, 0] = rate * (1 - rate)
+            return ChainDecay(0.0, 0.0, Decay.exact(curve))
         own = found.maximum.x
         base = own if found.strength is None else np.r_[own, 0.0]
 
@@ -215,7 +225,7 @@ class Regressed:
                 top_k=self.kind.top_k,
             )
 
-        return chain_length(chain, base, spread.columns, seed=self.seed)
+        return chain_decay(chain, base, spread.columns, seed=self.seed)
 
     def held_out(
         self, traces: xr.Dataset, place: int, folds: list[NDArray[np.int64]]

@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["leading_vectors", "length_of_gap", "markov_chain", "second_modulus"]
+__all__ = [
+    "leading_vectors",
+    "length_of_gap",
+    "markov_chain",
+    "markov_correlation",
+    "second_modulus",
+]
 
 Array = NDArray[np.floating]
 
@@ -79,6 +85,41 @@ def markov_chain(log_weight: Array) -> tuple[Array, Array, Array]:
     stationary = left * right
     stationary /= stationary.sum(-1, keepdims=True)
     return log_eigenvalue, transition, stationary
+
+
+def markov_correlation(transition: Array, stationary: Array, max_distance: int) -> Array:
+    """Connected correlation of the occupancy of each state of Markov chains.
+
+    Parameters
+    ----------
+    transition : ndarray (..., q, q)
+    stationary : ndarray (..., q)
+    max_distance : int
+
+    Returns
+    -------
+    ndarray (..., q, distance)
+        pi_a ((P^d)_aa - pi_a) at the distances 0 to `max_distance`.
+
+    Notes
+    -----
+    Powers of P - 1 pi, so that the tail keeps its precision. Those of every distance are
+    products of about 2 sqrt(max_distance) of them, and of a product only the diagonal is taken.
+    """
+    decaying = transition - stationary[..., None, :]
+    step = int(np.ceil(np.sqrt(max_distance + 1)))
+    small = [np.broadcast_to(np.eye(stationary.shape[-1]), transition.shape)]
+    for _ in range(step):
+        small.append(small[-1] @ decaying)
+    large = [small[0]]
+    for _ in range(step - 1):
+        large.append(large[-1] @ small[-1])
+    # An element of the diagonal of a product is a row of one with a column of the other.
+    rows = np.stack(large, -2)
+    columns = np.stack(small[:-1], -2).swapaxes(-1, -3)
+    curve = (rows @ columns.swapaxes(-1, -2)).reshape(*stationary.shape, step * step)
+    curve[..., 0] -= stationary
+    return stationary[..., None] * curve[..., : max_distance + 1]
 
 
 def length_of_gap(gap: Array, n_states: int, reach: int = 1) -> Array:

@@ -382,19 +382,24 @@ class TestStationaryCorrelation:
     @pytest.mark.parametrize(("q", "k", "reach"), [(4, 1, 1), (5, 2, 1), (4, 2, 2)])
     def test_against_the_exact_solution(self, q, k, reach):
         chain = random_chain(q, q, k, reach)
-        exact = solve(chain, max_distance=10)["correlation"].values
-        z = []
-        for seed in range(12):
-            curve, error = stationary_correlation(chain, 10, 64_000, seed)
-            z.append((curve - exact) / error)
-        assert np.abs(z).max() < 5
-        assert np.abs(np.mean(z, 0)).max() < 4 / np.sqrt(12)
-        assert 0.7 < np.sqrt(np.mean(np.square(z))) < 1.3
+        exact = solve(chain, max_distance=10)
+        runs = [stationary_correlation(chain, 10, 64_000, seed) for seed in range(12)]
+        summed = [(run.curve - exact["correlation"].values) / run.error for run in runs]
+        of_expert = [
+            (run.expert_curve - exact["expert_correlation"].values.T) / run.expert_error
+            for run in runs
+        ]
+        for z in (summed, of_expert):
+            assert np.abs(z).max() < 5
+            assert np.abs(np.mean(z, 0)).max() < 4.5 / np.sqrt(12)
+            assert 0.7 < np.sqrt(np.mean(np.square(z))) < 1.3
+        np.testing.assert_allclose(runs[0].expert_curve.sum(0), runs[0].curve, atol=1e-12)
 
     def test_of_the_same_seed_is_the_same(self):
         chain = random_chain(1, 8, 3, 1)
         first, second = (stationary_correlation(chain, 4, 10_000, 5) for _ in range(2))
-        np.testing.assert_array_equal(first, second)
+        for one, other in zip(first, second, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
