@@ -181,7 +181,8 @@ def maximise(
         is_stuck = is_stuck and objective.gain < _CONVERGED
         point, gain = objective.best, objective.gain
         n_passes += objective.n_passes
-        if (is_settled and (gain < enough or is_stuck)) or n_passes >= max_iterations:
+        is_reached = gain < objective.least(enough)
+        if (is_settled and (is_reached or is_stuck)) or n_passes >= max_iterations:
             break
         if not is_settled:
             gamma = _determined(prior, precision, landscape, point, problem, gain < _CLOSE)
@@ -260,11 +261,15 @@ class _Objective:
             self.gain = float(gradient @ gradient)
         return value, gradient
 
+    def least(self, enough: float) -> float:
+        """What may be left to gain: no less than rounding lets be seen."""
+        return max(enough, _ROUNDING * abs(self.best_likelihood))
+
     def descend(self, n_iterations: int, enough: float) -> None:
         """Some iterations of L-BFGS, or fewer where no more than enough is left to gain."""
 
         def stop(intermediate_result: Any) -> None:
-            if self.gain < enough:
+            if self.gain < self.least(enough):
                 raise StopIteration
 
         options = {"maxcor": 8, "maxiter": max(n_iterations, 1), "gtol": 0.0, "ftol": 0.0}
