@@ -179,10 +179,13 @@ class _Ising(_Counted):
         words = generators(seed, self._family.n_experts)
         rows = on_off.draw_on_off(words, self._to_on, self._known)
         both, near = self._apart(rows)
-        on, left, right = (both[:, 1], near[:, 0], near[:, 1])
-        pairs = self._pairs[1]
-        counts = np.stack([pairs - left - right + on, right - on, left - on, on], 1)
-        return Curves(self._measured(rows, both), self._refitted(counts.reshape(-1, 2, 2)))
+        return Curves(self._measured(rows, both), self._refitted(self._counts(both, near)))
+
+    def _counts(self, both: Array, near: Array) -> Array:
+        """Pairs of neighbours with each expert off or on, (expert, 2, 2)."""
+        on, left, right = both[:, 1], near[:, 0], near[:, 1]
+        off = self._pairs[1] - left - right + on
+        return np.stack([off, right - on, left - on, on], 1).reshape(-1, 2, 2)
 
     def _apart(self, rows: NDArray[np.uint64]) -> tuple[Array, Array]:
         return on_off.on_apart(rows, self._known, self._request.n_distances)
