@@ -1,6 +1,7 @@
 """Correlation lengths of blocks: against slow loops, closed forms, and texts of known kind."""
 
 import matplotlib.pyplot as plt
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -434,3 +435,70 @@ def test_bad_input(make_traces):
         block_sizes(traces.assign_attrs(ranked=0), primary=True)
     with pytest.raises(im.TraceSchemaError):
         block_sizes(traces.drop_vars("length"))
+
+
+def test_threads_do_not_matter(make_traces):
+    traces = make_traces(n_sequences=10, n_positions=64, top_k=2, gaps=0.1)
+    n = numba.get_num_threads()
+    found = block_sizes(traces, primary=False, n_resamples=10)
+    try:
+        numba.set_num_threads(1)
+        assert found.identical(block_sizes(traces, primary=False, n_resamples=10))
+    finally:
+        numba.set_num_threads(n)
+
+
+@pytest.mark.shared
+def test_lengths_of_a_real_trace(shared_traces):
+    """gpt-oss-20b: within texts the length grows where the fitted chain's cannot."""
+    traces = im.open_traces(shared_traces / "gpt-oss-20b.nc").sel(layer=[11])
+    fit = im.fit(traces, chain="potts", coupling="full", uncertainty="information")
+    found = block_sizes(traces, fit, block_lengths=[1, 8, 64]).isel(layer=0)
+    measured = found.sel(source="measured")
+    expected = [
+        [0.90971834, 0.26739578, 0.22147296],
+        [0.30256822, 0.17710005, 0.15767785],
+        [0.17185275, 0.13771563, 0.12778954],
+    ]
+    np.testing.assert_allclose(
+        measured["coarse_correlation"].isel(lag=slice(0, 3)), expected, rtol=1e-6
+    )
+    np.testing.assert_allclose(measured["coarse_length"], [17.2, 228, 623], rtol=0.02)
+    np.testing.assert_allclose(measured["window_length"][1:], [1.14, 6.00], rtol=0.02)
+    chain = found.sel(source="chain")
+    # The chain ends at its own length, inside windows too.
+    xi = float(fit.layer_length()[0])
+    assert xi < 2.5
+    assert chain["window_length"].sel(block_length=64) < 1.5
+    assert measured["window_length_low"][2] > 3 * chain["window_length_high"][2]
+    share = found["coarse_share"]
+    # Half of the correlation of neighbours are texts that differ, at long range nine tenths.
+    np.testing.assert_allclose(share.sel(source="shuffled"), [0.470, 0.705, 0.906], atol=0.01)
+    assert (np.abs(share.sel(source=["random", "position-shuffled"])) < 0.04).all()
+
+
+@pytest.mark.shared
+def test_overlaps_of_a_real_trace_follow(shared_traces):
+    """Blocks of one token give the overlap of neighbours that was measured elsewhere."""
+    traces = im.open_traces(shared_traces / "gpt-oss-20b.nc").sel(layer=[0, 11, 23])
+    found = block_sizes(traces, baselines=(), block_lengths=[1], primary=False, n_resamples=2)
+    on = im.occupancy(traces)
+    rate = on.where(on >= 0).mean(("sequence", "position"))
+    curve = found["coarse_correlation"].isel(source=0, block_length=0, lag=1)
+    overlap = (curve + (rate**2).sum("expert")) / 4
+    np.testing.assert_allclose(overlap, [0.1956, 0.5889, 0.5649], atol=6e-5)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "name", ["deepseek-v2-lite", "olmoe-1b-7b-layer0", "flame-moe-290m", "mixtral-8x7b"]
+)
+def test_every_real_trace_is_measured(shared_traces, name):
+    traces = im.open_traces(shared_traces / f"{name}.nc")
+    traces = traces.isel(layer=[0, -1]) if traces.sizes["layer"] > 1 else traces
+    found = block_sizes(traces, n_simulations=1, n_resamples=20)
+    longest = found["block_length"].values[-1]
+    assert longest <= np.median(traces["length"].values) < 2 * longest
+    seen = found["coarse_n_fitted"].sel(source="measured", block_length=[1, 2])
+    assert (seen > 0).any()
+    assert (found["coarse_n_fitted"].sel(source="random", block_length=[1, 2]) < 2).all()
