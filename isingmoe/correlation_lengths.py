@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
@@ -81,7 +83,7 @@ def correlation_lengths(
         )
     chain = (predicted, *_log_normal(predicted, error))
     found = [
-        tuple(measured[name + end].values.astype(float) for end in ("", "_low", "_high"))
+        [measured[name + end].values.astype(float) for end in ("", "_low", "_high")]
         for name in _MEASURED
     ]
     ratios = [_ratio(own, chain) for own in found]
@@ -119,13 +121,11 @@ def _log_normal(value: Array, error: Array) -> tuple[Array, Array]:
         return safe * np.exp(-reach), safe * np.exp(reach)
 
 
-def _ratio(
-    over: tuple[Array, Array, Array], under: tuple[Array, Array, Array]
-) -> tuple[Array, Array, Array]:
+def _ratio(over: Sequence[Array], under: Sequence[Array]) -> tuple[Array, Array, Array]:
     """Quotient of two quantities with intervals; NaN where it has no meaning."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        value, low, high = np.log(over)
-        other, other_low, other_high = np.log(under)
+        value, low, high = map(np.log, over)
+        other, other_low, other_high = map(np.log, under)
         ratio = value - other
         by_quadrature = (
             ratio - np.hypot(value - low, other_high - other),

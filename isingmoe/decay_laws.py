@@ -73,8 +73,8 @@ def decay_laws(measured: xr.Dataset) -> xr.Dataset:
     AIC = chi2 + 2 parameters: for a Gaussian of known covariance it needs no correction for
     few data. The weights exp(-AIC/2) sum to one over the laws that were fitted. A law with
     more parameters than there are bins is NaN, and so is the error of a parameter at an end of
-    its range: lengths from 0.1 to 100 times the largest distance (twice of one beside another
-    term, 10^-6 of a stretched exponential), alpha 0 to 8, beta 0.2 to 3, xi_2/xi 1.25 to 1000.
+    its range: lengths from 0.2 to 100 times the largest distance (twice of one beside another
+    term), alpha 0 to 8, beta 0.2 to 3 with xi^-beta 10^-6 to 10, xi_2/xi 1.25 to 1000.
 
     References
     ----------
@@ -257,7 +257,7 @@ def _binned(
         return _Binned(np.empty(0), nothing, np.empty(0), nothing, freedom, False)
     wanted = _MOST_BINS if is_alone else int(freedom // _FREEDOM)
     bins = _bins(distance[place], min(max(wanted, _FEWEST_BINS), _MOST_BINS))
-    d = np.arange(1, distance[place[-1]] + 1)
+    d = np.arange(1, int(distance[place[-1]]) + 1, dtype=float)
     smear = np.zeros((bins.max() + 1, len(d)))
     smear[bins, distance[place].astype(int) - 1] = 1
     smear /= smear.sum(1, keepdims=True)
@@ -268,7 +268,6 @@ def _binned(
             d, smear, data, np.diag(np.sqrt(mean**2 @ error[place] ** 2)), freedom, False
         )
     is_shrunk = freedom < _FREEDOM * len(data)
-    # Bins beside a covariance of full rank: nothing is known of more.
     covariance = np.atleast_2d(np.cov(resample[:, place] @ mean.T, rowvar=False))
     if is_shrunk:
         covariance = _shrunk(covariance, freedom)

@@ -99,7 +99,8 @@ def decay_lengths(curves, sign, weight, last):
     Returns
     -------
     float64 array (curve,)
-        0 where the curve falls at once or has not the sign, inf where it does not fall.
+        0 where the curve falls at once or has not the sign, inf where it does not fall, NaN
+        where C(1) is.
     """
     lengths = np.empty(len(curves))
     for i in nb.prange(len(curves)):
@@ -111,7 +112,7 @@ def decay_lengths(curves, sign, weight, last):
             lengths[i] = _first_step(y)
         else:
             lengths[i] = _decay(y, weight, own)
-        if own and np.isnan(y[1]):
+        if np.isnan(y[1]):
             lengths[i] = np.nan
     return lengths
 
