@@ -31,8 +31,17 @@ if TYPE_CHECKING:
     from isingmoe.neighbours import neighbour_overlap
     from isingmoe.observables import correlation
     from isingmoe.phase_diagrams import plot_phase_diagram
-    from isingmoe.plotting import plot_budget, plot_decay, plot_layers
+    from isingmoe.plotting import (
+        plot_block_sizes,
+        plot_budget,
+        plot_ck,
+        plot_coupling,
+        plot_decay,
+        plot_layers,
+        plot_lengths,
+    )
     from isingmoe.positions import Blocks, Cosines
+    from isingmoe.reports import Report, report
     from isingmoe.sampling import simulate
     from isingmoe.summary import TraceInfo, info
     from isingmoe.sweeping import sweep
@@ -70,8 +79,17 @@ _HOME = {
     "neighbours": ("neighbour_overlap",),
     "observables": ("correlation",),
     "phase_diagrams": ("plot_phase_diagram",),
-    "plotting": ("plot_budget", "plot_decay", "plot_layers"),
+    "plotting": (
+        "plot_block_sizes",
+        "plot_budget",
+        "plot_ck",
+        "plot_coupling",
+        "plot_decay",
+        "plot_layers",
+        "plot_lengths",
+    ),
     "positions": ("Blocks", "Cosines"),
+    "reports": ("Report", "report"),
     "sampling": ("simulate",),
     "summary": ("TraceInfo", "info"),
     "sweeping": ("sweep",),
@@ -105,6 +123,7 @@ __all__ = [
     "Metropolis",
     "PottsChain",
     "Pseudolikelihood",
+    "Report",
     "ShortRunWarning",
     "ShortTraceWarning",
     "SwendsenWang",
@@ -130,12 +149,17 @@ __all__ = [
     "open_comparison",
     "open_fit",
     "open_traces",
+    "plot_block_sizes",
     "plot_budget",
+    "plot_ck",
+    "plot_coupling",
     "plot_decay",
     "plot_layers",
+    "plot_lengths",
     "plot_phase_diagram",
     "power_law",
     "primary_expert",
+    "report",
     "save_traces",
     "simulate",
     "solve",

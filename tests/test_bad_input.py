@@ -292,7 +292,9 @@ CASES = {
         None, "layer: expected one of [3, 7], got 5", ("solve", "good.fit.nc", "--layer", 5)
     ),
     "unknown layer of a comparison": Case(
-        None, "layer: expected one of [3, 7], got 5", ("plot", "good.comparison.nc", "--layer", 5)
+        None,
+        "layer: expected one of [3, 7], got 5",
+        ("plot", "decay", "good.comparison.nc", "--layer", 5),
     ),
     "no folder": Case(
         None,
@@ -317,7 +319,7 @@ CASES = {
     "unknown kind of plot": Case(
         None,
         r"^a\.xyz: expected an ending of .*\bpng\b",
-        ("plot", "good.comparison.nc", "-o", "a.xyz"),
+        ("plot", "layers", "good.comparison.nc", "-o", "a.xyz"),
     ),
     "output that exists": Case(
         None,
@@ -350,7 +352,7 @@ CASES = {
         None,
         "good.fit.nc: attribute conventions: expected 'isingmoe-comparison-1', "
         "got 'isingmoe-fit-1'; make one with `isingmoe compare`",
-        ("plot", "good.fit.nc"),
+        ("plot", "layers", "good.fit.nc"),
     ),
     "traces of another model": Case(
         lambda t: t.assign_attrs(num_experts=5),
@@ -425,7 +427,7 @@ def test_damaged_fits_are_named(folder, run_cli, variable):
 def test_damaged_comparisons_are_named(folder, run_cli):
     unchecked(im.open_comparison("good.comparison.nc").data.drop_vars("predicted_length"))
     with nothing_written(folder):
-        line = one_line(run_cli("plot", "bad.nc"))
+        line = one_line(run_cli("plot", "layers", "bad.nc"))
     assert line == "bad.nc: predicted_length: missing; make one with `isingmoe compare`"
 
 
@@ -515,7 +517,7 @@ def test_a_full_disk_leaves_the_old_fit(folder, run_cli, monkeypatch):
     [
         (("fit", "traces.nc", *QUICK), "fit.nc"),
         (("compare", "good.fit.nc", "traces.nc", *QUICK), "comparison.nc"),
-        (("plot", "good.comparison.nc"), "figure.png"),
+        (("plot", "layers", "good.comparison.nc"), "figure.png"),
         (("solve", "--J", 1, "-o", "exact.nc"), "exact.nc"),
     ],
     ids=["fit", "compare", "plot", "solve"],
@@ -572,7 +574,7 @@ def test_an_interrupt_inside_a_kernel_is_one(folder, run_cli, monkeypatch):
     [
         (xr.Dataset, "to_netcdf", ("fit", "traces.nc", "--chain", "kinetic", *QUICK)),
         (xr.Dataset, "to_zarr", ("fit", "traces.nc", "--chain", "potts", "-o", "fit.zarr", *QUICK)),
-        (matplotlib.figure.Figure, "savefig", ("plot", "good.comparison.nc")),
+        (matplotlib.figure.Figure, "savefig", ("plot", "layers", "good.comparison.nc")),
     ],
     ids=["nc", "zarr", "png"],
 )
@@ -602,6 +604,10 @@ def test_an_interrupted_write_leaves_no_file(folder, run_cli, monkeypatch, owner
         ("fit", "traces.nc", "--seed", -1),
         ("compare", "good.fit.nc"),
         ("plot",),
+        ("plot", "layers"),
+        ("plot", "spectrum", "good.comparison.nc"),
+        ("plot", "layers", "good.comparison.nc", "--layer", 3),
+        ("plot", "decay", "good.comparison.nc", "--fit", "good.fit.nc"),
         ("solve",),
         ("solve", "good.fit.nc"),
         ("solve", "--J", 1, "--chain", "heisenberg"),
@@ -636,7 +642,7 @@ def test_a_hostile_name_of_a_model_is_harmless(folder, run_cli, traces):
         ("info", "bad.nc"),
         ("fit", "bad.nc", "--chain", "kinetic", "--figure", "bad.png", *QUICK),
         ("compare", "bad.fit.nc", "bad.nc", *QUICK),
-        ("plot", "bad.comparison.nc", "-o", "bad2.png"),
+        ("plot", "layers", "bad.comparison.nc", "-o", "bad2.png"),
         ("solve", "bad.fit.nc", "--layer", 3),
         ("info", "bad.nc", "--json"),
     ):

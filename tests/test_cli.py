@@ -28,6 +28,7 @@ COMMANDS = (
     "sweep",
     "phase-diagram",
     "plot",
+    "report",
     "example",
 )
 QUICK = ("--resamples", 4, "--folds", 2)
@@ -254,7 +255,7 @@ def test_from_traces_to_a_figure(folder, run_cli, traces):
     assert following is not None
     ran = run_cli(*following[1].split())
     assert (ran.exit_code, ran.stderr) == (0, "")
-    assert run_cli("plot", "comparison.nc").stdout == "Written: figure.png\n"
+    assert run_cli("plot", "layers", "comparison.nc").stdout == "Written: figure.png\n"
     for name in ("decay.png", "figure.png"):
         assert Path(name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert Path("decay.png").read_bytes() != Path("figure.png").read_bytes()

@@ -168,7 +168,7 @@ class TestFit:
         following = shown.splitlines()[-1].removeprefix("Next: isingmoe ").split()
         shown = ok(*following, "--shuffles", 2, *QUICK)
         assert "kinetic chain" in shown
-        assert ok("plot", "comparison.nc", "--layer", 7, "-o", "decay.png")
+        assert ok("plot", "decay", "comparison.nc", "--layer", 7, "-o", "decay.png")
         assert Path("decay.png").read_bytes().startswith(PNG)
 
 

@@ -22,6 +22,7 @@ from isingmoe.cli import (
     irreversibility,
     phase_diagram,
     plot,
+    report,
     simulate,
     solve,
     sweep,
@@ -116,6 +117,7 @@ app.command()(simulate.simulate)
 app.command()(sweep.sweep)
 app.command("phase-diagram")(phase_diagram.phase_diagram)
 app.command()(plot.plot)
+app.command()(report.report)
 app.command()(example.example)
 
 

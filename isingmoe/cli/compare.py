@@ -68,4 +68,4 @@ def compare(
     emit_text(result)
     first = int(result.data["layer"][0])
     emit_text(f"\nWritten: {target}")
-    emit_text(f"Next: isingmoe plot {target} --layer {first} -o decay.png")
+    emit_text(f"Next: isingmoe plot decay {target} --layer {first} -o decay.png")

@@ -1,5 +1,6 @@
 """Figures of traces, fits and comparisons; nothing else imports matplotlib."""
 
+from isingmoe.plotting.blocks import plot_block_sizes
 from isingmoe.plotting.budgets import plot_budget
 from isingmoe.plotting.coupling import plot_coupling
 from isingmoe.plotting.decay import plot_decay
@@ -10,6 +11,7 @@ from isingmoe.plotting.saving import check_figure, save_figure
 
 __all__ = [
     "check_figure",
+    "plot_block_sizes",
     "plot_budget",
     "plot_ck",
     "plot_coupling",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from isingmoe.plotting.style import (
@@ -84,7 +84,8 @@ def plot_decay(
         _draw_laws(ax, data, distance, scale, laws)
     ax.set(xscale="log", yscale="log", xlim=(0.93, distance[-1] * 1.08), ylim=(floor, 1.0))
     ax.xaxis.set_major_locator(LogLocator(base=2, numticks=12))
-    ax.xaxis.set_major_formatter(LogFormatter(base=2, labelOnlyBase=False))
+    ax.xaxis.set_major_formatter(_written)
+    ax.yaxis.set_major_formatter(_written)
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_minor_locator(LogLocator(base=2, subs=()))
     ax.set_xlabel("distance d (tokens)")
@@ -92,6 +93,11 @@ def plot_decay(
     ax.set_title(f"{shown(comparison.data.attrs['model'], 44)}, layer {layer}", fontsize=10)
     legend_below(ax, columns=1)
     return ax
+
+
+def _written(value: float, _: float) -> str:
+    """A number on an axis, without powers."""
+    return f"{value:g}"
 
 
 def _measured(data: xr.Dataset) -> dict[str, tuple[Array, Array]]:
@@ -133,7 +139,9 @@ def _draw_curve(
         alpha=0.16,
         lw=0,
     )
-    ax.plot(distance, np.where(seen, value, np.nan), ms=3.2, lw=0.9, **look)
+    ax.plot(
+        distance, np.where(seen, value, np.nan), ms=3.4, lw=0.9, markevery=_spaced(distance), **look
+    )
     lost = ~seen & ~np.isnan(value)
     if lost.any():
         ax.plot(
@@ -148,6 +156,12 @@ def _draw_curve(
             clip_on=False,
             label="_" + marker,
         )
+
+
+def _spaced(distance: Any) -> list[int]:
+    """Places of the distances that are marked: about as far apart as the axis has them."""
+    wanted = np.unique(np.geomspace(1, len(distance), 24).round().astype(int))
+    return (wanted - 1).tolist()
 
 
 def _draw_prediction(ax: Axes, data: xr.Dataset, distance: Any, floor: float) -> None:

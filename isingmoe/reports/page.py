@@ -1,0 +1,233 @@
+"""The page: what stands where, filled into the template."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from isingmoe._provenance import describe, software_version
+from isingmoe._text import number, plain, printable
+from isingmoe.reports import citation
+from isingmoe.reports.findings import Costs, Findings
+from isingmoe.reports.panels import Panel, depth_panels, layer_panels
+from isingmoe.reports.reading import READING
+from isingmoe.reports.rows import columns
+from isingmoe.reports.verdicts import LEVEL, Verdict, controlled, verdict
+
+__all__ = ["render_page"]
+
+Track = Callable[[Iterable[int], str], Iterable[int]]
+
+# Attributes of a trace that are shown as they are.
+_ATTRIBUTES = ("router", "text", "source", "licence", "architecture")
+_LONGEST = 500
+
+
+@dataclass(frozen=True)
+class _Layer:
+    number: int
+    verdict: Verdict
+    panels: list[dict[str, Any]]
+    is_open: bool
+
+
+def render_page(
+    found: Findings, costs: Costs, seed: int, command: str | None, track: Track | None
+) -> str:
+    """The whole page as HTML.
+
+    Parameters
+    ----------
+    found : Findings
+    costs : Costs
+    seed : int
+    command : str, optional
+        What was typed.
+    track : callable, optional
+        Wraps an iteration over layers, given what it is for.
+
+    Returns
+    -------
+    str
+        It asks for nothing from elsewhere, and forbids the browser to.
+    """
+    template = jinja2.Environment(
+        autoescape=True,
+        loader=jinja2.FunctionLoader(_file),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("template.html.jinja")
+    script = _file("script.js").strip()
+    table = columns(found)
+    layers = [int(layer) for layer in found.traces["layer"].values]
+    opened = _most_telling(found)
+    tracked = layers if track is None else track(layers, "figures")
+    return template.render(
+        version=software_version(),
+        model=plain(found.traces.attrs["model"], 90),
+        lead=_lead(found),
+        brief=_brief(found),
+        facts=_facts(found, costs, seed, command),
+        cautions=found.cautions,
+        columns=table,
+        rows=list(zip(*(column.cells for column in table), strict=True)),
+        depth_panels=[_safe(panel) for panel in depth_panels(found)],
+        layers=[
+            _Layer(
+                layer,
+                verdict(found, layer),
+                [_safe(panel) for panel in layer_panels(found, layer)],
+                layer == opened,
+            )
+            for layer in tracked
+        ],
+        absent=list(found.absent.values()),
+        reading=READING,
+        software=citation.software(software_version()),
+        paper=citation.PAPER,
+        paper_url=citation.PAPER_URL,
+        bibtex=citation.bibtex(software_version()),
+        provenance=_provenance(found),
+        style=Markup(_file("style.css").strip()),
+        script=Markup(script),
+        script_hash=_hash(script),
+    )
+
+
+def _file(name: str) -> str:
+    return (resources.files("isingmoe.reports") / name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """By which the browser knows the one script that may run."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def _safe(panel: Panel) -> dict[str, Any]:
+    """A panel whose SVG is not escaped: it is ours, its letters were escaped when drawn."""
+    return {
+        "name": panel.name,
+        "title": panel.title,
+        "caption": panel.caption,
+        "svg": Markup(panel.svg),
+    }
+
+
+def _lead(found: Findings) -> str:
+    a = found.traces.attrs
+    length = found.traces["length"].values
+    texts = f"{len(length)} sequences" if len(length) > 1 else "one sequence"
+    span = f"{length.min()} to {length.max()}" if length.min() < length.max() else f"{length[0]}"
+    n_layers = found.traces.sizes["layer"]
+    return (
+        f"{n_layers} layer{'s' if n_layers > 1 else ''} of {a['num_experts']} experts, "
+        f"top-{a['top_k']}; {texts} of {span} tokens, {length.sum():,} tokens in all."
+    )
+
+
+def _brief(found: Findings) -> list[str]:
+    """What holds of all layers together."""
+    lines = []
+    counts = (
+        (
+            "goodness",
+            "discrepancy_p_value",
+            "a chain of short reach is not what gives the decay",
+        ),
+        ("ck", "ck_p_value", "the Chapman-Kolmogorov test rejects a memory of one token"),
+        ("activation", "layer_drift_p_value", "rates change along the text"),
+    )
+    for part, name, what in counts:
+        q = controlled(found.parts.get(part), name)
+        if q:
+            n = sum(value <= LEVEL for value in q.values())
+            lines.append(
+                f"In {n} of {len(q)} layers {what} (false discovery rate {LEVEL:.0%} over layers)."
+            )
+    mem = found.parts.get("mem")
+    if mem is not None:
+        states, numbers = np.unique(mem["mem_state"].values.astype(str), return_counts=True)
+        held = ", ".join(f"{s} in {n}" for s, n in zip(states, numbers, strict=True))
+        lines.append(f"The load is {held} of {numbers.sum()} layers.")
+    data = found.comparison.data
+    lengths = {
+        "the chains": data["predicted_length"].values,
+        "what is measured": data["correlation_length"].sel(centre="global").values,
+    }
+    middle = [
+        f"{number(float(np.nanmedian(values)), 1)} tokens by {what}"
+        for what, values in lengths.items()
+        if not np.isnan(values).all()
+    ]
+    lines.append(f"Correlation length, median over layers: {'; '.join(middle)}.")
+    if "law_weight" in data:
+        weights = np.nan_to_num(data["law_weight"].values)
+        best = data["law"].values[weights.argmax(1)]
+        names, numbers = np.unique(best[weights.max(1) > 0], return_counts=True)
+        order = np.argsort(-numbers, kind="stable")
+        ranked = ", ".join(f"{names[i]} in {numbers[i]}" for i in order)
+        lines.append(f"Likeliest decay law: {ranked}.")
+    return lines
+
+
+def _facts(found: Findings, costs: Costs, seed: int, command: str | None) -> list[tuple[str, str]]:
+    a, origin = found.traces.attrs, describe(found.traces)
+    chain = found.fit.data.attrs
+    facts = [("model", plain(a["model"], _LONGEST))]
+    if "file" in origin:
+        facts += [("file", plain(origin["file"], _LONGEST)), ("SHA-256", str(origin["sha256"]))]
+    facts += [(name, plain(a[name], _LONGEST)) for name in _ATTRIBUTES if name in a]
+    order = "ranked by weight" if a["ranked"] else "in no order, so that there is no primary expert"
+    facts += [
+        ("experts", f"{a['num_experts']}, {a['top_k']} to a token, {order}"),
+        (
+            "chain",
+            f"{chain['chain']}, coupling {chain['coupling']}, field {chain['field']}, "
+            f"reach {chain.get('reach', 1)}",
+        ),
+        (
+            "effort",
+            f"distances up to {costs.max_distance}, {costs.n_resamples} bootstrap resamples of the "
+            f"texts, {costs.n_simulations} simulated data sets, {costs.n_folds} folds, seed {seed}",
+        ),
+        ("version", f"isingmoe {software_version()}"),
+    ]
+    return facts if command is None else [*facts, ("command", plain(command, 2000))]
+
+
+def _most_telling(found: Findings) -> int:
+    """The layer whose measured decay is longest."""
+    length = found.comparison.data["correlation_length"].sel(centre="global").values
+    known = np.where(np.isfinite(length), length, -1)
+    return int(found.traces["layer"].values[known.argmax()])
+
+
+def _provenance(found: Findings) -> list[tuple[str, str]]:
+    entries = {"traces": found.traces.attrs, "fit": found.fit.data.attrs}
+    entries["comparison"] = found.comparison.data.attrs
+    return [
+        (name, _pretty(str(attrs["provenance"])))
+        for name, attrs in entries.items()
+        if "provenance" in attrs
+    ]
+
+
+def _pretty(text: str) -> str:
+    """JSON with its lines, cut where it is endless."""
+    try:
+        text = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
+    except ValueError:
+        text = plain(text, 3000)
+    text = printable(text)
+    return text if len(text) <= 3000 else f"{text[:3000]}\n..."

@@ -1,0 +1,127 @@
+"""The table over layers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from isingmoe._text import interval, number, with_errors
+from isingmoe.reports.findings import Findings
+from isingmoe.reports.verdicts import p_text
+
+__all__ = ["Cell", "Column", "columns"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is shown, and what it is sorted by; nothing, where it is not known."""
+
+    text: str
+    value: str
+    is_words: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its head, what it means, and a cell for each layer."""
+
+    name: str
+    meaning: str
+    cells: list[Cell]
+
+
+def columns(found: Findings) -> list[Column]:
+    """The columns that there is something to put in."""
+    data = found.comparison.data
+    layers = [int(layer) for layer in data["layer"].values]
+    table = [
+        Column("layer", "", [Cell(str(layer), str(layer)) for layer in layers]),
+        _with_errors(data, "self_coupling", "J", "self-coupling ± standard error, T = 1"),
+        _numbers(data, "predicted_length", "ξ chain", "correlation length of the chain, tokens", 2),
+        _lengths(data, "global", "ξ measured", "by the decay of C(d), with its 95 % interval"),
+    ]
+    if "sequence" in data["centre"]:
+        means = "the same with the load of each text taken off"
+        table.append(_lengths(data, "sequence", "ξ within texts", means))
+    if "law_weight" in data:
+        table.append(_law(data))
+    goodness, ck = found.parts.get("goodness"), found.parts.get("ck")
+    if goodness is not None:
+        means = "of the decay under the fitted chain, by data sets simulated from it"
+        smallest = 1 / (goodness.sizes["simulation"] + 1)
+        table.append(_p(goodness, "discrepancy_p_value", "p chain", means, smallest))
+    if ck is not None:
+        means = "of the Chapman-Kolmogorov test: P(d) against P(1) to the power d"
+        table.append(_p(ck, "ck_p_value", "p Markov", means))
+    table.append(_experts(found, data))
+    mem, rates = found.parts.get("mem"), found.parts.get("activation")
+    if mem is not None:
+        cells = [Cell(str(s), str(s), True) for s in mem["mem_state"].values]
+        means = "equilibrium: the load of a uniform router; collapsed: experts own positions"
+        table.append(Column("load", means, cells))
+    if rates is not None:
+        means = "of rates that do not change along the text"
+        table.append(_p(rates, "layer_drift_p_value", "p drift", means))
+    return [*table, _gain(data)]
+
+
+def _value(value: float) -> str:
+    """For sorting: infinity is a number to the script, a missing one is last."""
+    if math.isnan(value):
+        return ""
+    return "Infinity" if value == math.inf else f"{value:.10g}"
+
+
+def _numbers(data: xr.Dataset, name: str, head: str, means: str, digits: int) -> Column:
+    values = data[name].values
+    return Column(head, means, [Cell(number(v, digits), _value(v)) for v in values])
+
+
+def _with_errors(data: xr.Dataset, name: str, head: str, means: str) -> Column:
+    values = data[name].values
+    texts = with_errors(values, data[f"{name}_error"].values)
+    cells = [Cell(text, _value(v)) for text, v in zip(texts, values, strict=True)]
+    return Column(head, means, cells)
+
+
+def _lengths(data: xr.Dataset, centre: str, head: str, means: str) -> Column:
+    row = data.sel(centre=centre)
+    ends = [row[f"correlation_length{end}"].values for end in ("", "_low", "_high")]
+    cells = [Cell(interval(*three), _value(three[0])) for three in zip(*ends, strict=True)]
+    return Column(head, means, cells)
+
+
+def _law(data: xr.Dataset) -> Column:
+    names = data["law"].values.tolist()
+    cells = []
+    for weights in np.nan_to_num(data["law_weight"].values):
+        best = int(weights.argmax())
+        known = weights[best] > 0
+        text = f"{names[best]} ({weights[best]:.2f})" if known else "–"
+        cells.append(Cell(text, names[best] if known else "", True))
+    return Column("decay law", "the likeliest of five, with its AIC weight", cells)
+
+
+def _p(part: xr.Dataset, name: str, head: str, means: str, smallest: float = 0.0) -> Column:
+    cells = []
+    for p in part[name].values:
+        text = "–" if math.isnan(p) else p_text(p, smallest).removeprefix("p ").removeprefix("= ")
+        cells.append(Cell(text, _value(p)))
+    return Column(head, means, cells)
+
+
+def _experts(found: Findings, data: xr.Dataset) -> Column:
+    means = f"exp of the load's entropy, of {found.traces.attrs['num_experts']}"
+    return _numbers(data, "effective_experts", "experts in effect", means, 1)
+
+
+def _gain(data: xr.Dataset) -> Column:
+    held_out = "held_out_bits" in data
+    score = data["held_out_bits" if held_out else "bits_per_token"]
+    load = data["held_out_bits_load" if held_out else "bits_load"]
+    where = "on held-out texts" if held_out else "in sample"
+    means = f"bits per token of the chain beyond the load, {where}"
+    return _numbers(data.assign(gain=load - score), "gain", "bits gained", means, 3)
