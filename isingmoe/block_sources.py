@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from isingmoe.block_sums import BlockGrid, BlockSums
 from isingmoe.derived import baseline
 from isingmoe.fitted import Fit
-from isingmoe.generation import draw_layer
+from isingmoe.generation import check_drawable, draw_sets, law_of
 from isingmoe.traces import pack_layer, primary_expert
 
 __all__ = ["Sources", "can_be_drawn"]
@@ -22,8 +22,11 @@ __all__ = ["Sources", "can_be_drawn"]
 
 def can_be_drawn(fit: Fit) -> bool:
     """Whether a chain has a law of each token given those before."""
-    chain = fit.data.attrs["chain"]
-    return chain == "kinetic" or (chain == "potts" and not fit.is_regressed)
+    try:
+        check_drawable(fit)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +118,8 @@ class Sources:
         recorded = traces["expert_index"].values >= 0
         first = self.traces.get("start_position")
         draws, ranks = seed.spawn(2)
-        index = draw_layer(
-            fit,
-            place,
+        index = draw_sets(
+            law_of(fit, place),
             *recorded.shape[1:3],
             first=None if first is None else first.values.astype(np.int64),
             seed=draws,
