@@ -124,3 +124,51 @@ def residual_products(index, rate, max_distance):
                 residual[i] = occupied - rate[e, i]
         _add_products(residual, products[s, e])
     return products
+
+
+@nb.njit(cache=True, nogil=True, parallel=True)
+def row_products(value, max_distance):
+    """Products value[i] value[i + d] summed along each row.
+
+    Parameters
+    ----------
+    value : float64 array (row, position)
+    max_distance : int
+
+    Returns
+    -------
+    float64 array (row, distance)
+    """
+    products = np.zeros((value.shape[0], max_distance + 1))
+    for row in nb.prange(value.shape[0]):
+        _add_products(value[row], products[row])
+    return products
+
+
+@nb.njit(cache=True, nogil=True, parallel=True)
+def rate_products(recorded, rate, max_distance):
+    """Overlap of two positions at their rates, summed over the pairs of recorded tokens.
+
+    Parameters
+    ----------
+    recorded : bool array (position, sequence)
+    rate : float64 array (position, expert)
+    max_distance : int
+
+    Returns
+    -------
+    float64 array (distance,)
+    """
+    n_positions, n_sequences = recorded.shape
+    products = np.zeros(max_distance + 1)
+    for d in nb.prange(max_distance + 1):
+        total = 0.0
+        for i in range(n_positions - d):
+            first, second = recorded[i], recorded[i + d]
+            n_both = 0
+            for s in range(n_sequences):
+                n_both += first[s] & second[s]
+            if n_both:
+                total += n_both * _dot(rate[i], rate[i + d])
+        products[d] = total
+    return products
