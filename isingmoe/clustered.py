@@ -14,6 +14,12 @@ Array = NDArray[np.floating]
 
 # Sequences, or groups of them, whose products are taken.
 _MOST_UNITS = 512
+# Few sequences can hide that one direction prevails. This much over their number squared is
+# added to one over the degrees of freedom: tails stay near nominal from four sequences on, and
+# from some twenty on it no longer matters.
+_CAUTION = 2.0
+# A spread this small beside the square is rounding: the sequences are all alike.
+_ROUNDING = 1e-20
 
 
 class Scatter(NamedTuple):
@@ -36,14 +42,19 @@ class Scatter(NamedTuple):
     freedom: Array
     n_units: NDArray[np.int64]
 
+    @property
+    def alike(self) -> NDArray[np.bool_]:
+        """Whether all sequences show the same, and not nought."""
+        return (self.n_units > 1) & (self.value > 0) & (self.expected <= _ROUNDING * self.value)
+
     def p_value(self, *, lower: bool = False) -> Array:
         """Chance of a square as large, or as small; NaN of fewer than two sequences."""
         tail = fdtr if lower else fdtrc
-        spread = self.expected > 0
+        spread = self.expected > _ROUNDING * self.value
         scaled = self.value / np.where(spread, self.expected, 1)
         p = tail(*self._freedoms(), scaled)
         # Sequences that are all alike have agreed by chance at most so often.
-        alike = np.where((self.value > 0) & (not lower), 0.5 ** (self.n_units - 1.0), 1.0)
+        alike = np.where(self.alike & (not lower), 0.5 ** (self.n_units - 1.0), 1.0)
         return np.where(self.n_units < 2, np.nan, np.where(spread, p, alike))
 
     def quantile(self, share: float) -> Array:
@@ -78,7 +89,9 @@ def scatter(parts: Array, present: NDArray[np.bool_]) -> Scatter:
     as tr C is an estimate from n sequences, the law is F with d and d (n - 1) degrees of
     freedom. This is the second-order correction of Rao and Scott to chi-square tests of
     clustered counts; tr C^2 is taken from products of different sequences, which neither few
-    sequences nor long tails bias. More than 512 sequences are taken in 512 groups.
+    sequences nor long tails bias. With few sequences fewer degrees of freedom are taken, at
+    most n^2 / 2, which keeps improbable values improbable where one direction prevails. More
+    than 512 sequences are taken in 512 groups.
 
     References
     ----------
@@ -101,12 +114,11 @@ def scatter(parts: Array, present: NDArray[np.bool_]) -> Scatter:
     others = ((product**2).sum((1, 2)) - (size**2).sum(-1)) / (n * (n - 1))
     share = (1 - 1 / n) ** 2 + 1 / n**2 - 2 / (n**2 * (n - 1.0))
     trace = np.where(n_units > 1, n_units * spread, np.nan)
-    unbiased = n_units**2 * (others - spread**2 / n**2) / share
-    unbiased = np.where(n_units > 2, unbiased, trace**2)
-    limits = trace**2 / x.shape[2], trace**2
-    freedom = np.divide(
-        trace**2, np.clip(unbiased, *limits), out=np.ones_like(trace), where=trace > 0
-    )
+    # One over the degrees of freedom: tr C^2 over (tr C)^2.
+    unbiased = (others - spread**2 / n**2) / share
+    ratio = np.divide(unbiased, spread**2, out=np.ones_like(trace), where=spread > 0)
+    ratio = np.clip(np.where(n_units > 2, ratio, 1), 1 / x.shape[2], 1)
+    freedom = 1 / np.minimum(ratio + _CAUTION / n**2, 1)
     return Scatter((total**2).sum(-1), trace, freedom, n_units)
 
 
@@ -117,7 +129,7 @@ def _grouped(values: NDArray) -> NDArray:
     return padded.reshape(-1, _MOST_UNITS, *values.shape[1:]).sum(0)
 
 
-def ratio_errors(sums: Array, counts: Array) -> tuple[Array, Array, Array]:
+def ratio_errors(sums: NDArray, counts: NDArray) -> tuple[Array, Array, Array]:
     """Ratios of sums over sequences, their standard errors and Student's factor for 95 %.
 
     Parameters

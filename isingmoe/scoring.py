@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from isingmoe._text import about
 from isingmoe.curvature import mean_covariance
 from isingmoe.fitted import Fit
+from isingmoe.histories import Histories
 from isingmoe.kinds import Settings
 from isingmoe.kinetic import value_and_slope
 from isingmoe.likelihood import check_counts, log_likelihood, pair_counts, token_pairs
@@ -19,7 +20,7 @@ from isingmoe.regressed import hash_of
 from isingmoe.regression import followed_values
 from isingmoe.stationary import markov_chain
 
-__all__ = ["score"]
+__all__ = ["fitted_layer", "score"]
 
 Array = NDArray[np.floating]
 
@@ -77,6 +78,33 @@ def _counted_layer(fit: Fit, traces: xr.Dataset, place: int) -> tuple[float, flo
 
 
 def _regressed_layer(fit: Fit, traces: xr.Dataset, place: int) -> tuple[float, float, int, bytes]:
+    problem, table = fitted_layer(fit, traces, place)
+    if "sequence" in fit.data.attrs["field"]:
+        tau = float(fit.data["sequence_spread"][place]) ** -2
+        values = followed_values(problem, table, tau, mean_covariance(problem, table))
+    else:
+        values, _ = value_and_slope(problem, table)
+    alone = load_values(problem, fit.data["marginal"].values[place])
+    return float(values.sum()), alone, len(problem.sets), hash_of(problem)
+
+
+def fitted_layer(fit: Fit, traces: xr.Dataset, place: int) -> tuple[Histories, Array]:
+    """Tokens of a layer, and the table of log-weights that a fit has for them.
+
+    Parameters
+    ----------
+    fit : Fit
+        Fitted token by token.
+    traces : Dataset
+        With the layers of the fit, in their order.
+    place : int
+
+    Returns
+    -------
+    Histories
+    ndarray (row, expert)
+        Random fields are nought.
+    """
     row = fit.data.isel(layer=place)
     kind = Settings(**fit.settings).kind(traces).kind
     problem = kind.problem(traces, place, merge=False, longest=int(fit.data.attrs["last_position"]))
@@ -85,11 +113,4 @@ def _regressed_layer(fit: Fit, traces: xr.Dataset, place: int) -> tuple[float, f
     couplings = [J.reshape(-1, q) for J in sides if kind.reach]
     change = row["h_position"].values if "h_position" in row else np.zeros((1, q))
     zeros = np.zeros((sum(problem.groups) + 1, q))
-    table = np.concatenate([*couplings, row["h"].values + change, zeros])
-    if "sequence" in kind.field:
-        tau = float(row["sequence_spread"]) ** -2
-        values = followed_values(problem, table, tau, mean_covariance(problem, table))
-    else:
-        values, _ = value_and_slope(problem, table)
-    alone = load_values(problem, row["marginal"].values)
-    return float(values.sum()), alone, len(problem.sets), hash_of(problem)
+    return problem, np.concatenate([*couplings, row["h"].values + change, zeros])

@@ -46,48 +46,79 @@ def block_counts(index, length, first, block_length, n_blocks, n_experts):
     return tokens, served
 
 
+@nb.njit(cache=True, nogil=True)
+def _recorded(index, length, n_experts):
+    """Experts of the tokens that have any, one sequence after the other, and where each begins.
+
+    A rank without an expert has the number `n_experts`.
+    """
+    n_sequences, n_positions, n_ranks = index.shape
+    members = np.empty((n_sequences * n_positions, n_ranks), np.int16)
+    edges = np.zeros(n_sequences + 1, np.int64)
+    n = 0
+    for s in range(n_sequences):
+        for i in range(length[s]):
+            held = False
+            for rank in range(n_ranks):
+                expert = index[s, i, rank]
+                held |= expert >= 0
+                members[n, rank] = expert if expert >= 0 else n_experts
+            n += held
+        edges[s + 1] = n
+    return members[:n], edges
+
+
+@nb.njit(cache=True, nogil=True)
+def _shuffle(members, edges, tokens, state, order, counts):
+    """Count the experts in each block once, the tokens of every sequence in random order."""
+    for s in range(len(tokens)):
+        start = edges[s]
+        n = edges[s + 1] - start
+        for i in range(n):
+            order[i] = i
+        i = 0
+        for block in range(tokens.shape[1]):
+            into = counts[block]
+            for _ in range(tokens[s, block]):
+                word, state = next_word(state)
+                other = i + below(word, n - i)
+                token = order[other]
+                order[other] = order[i]
+                i += 1
+                row = members[start + token]
+                for rank in range(row.size):
+                    into[row[rank]] += 1
+
+
 @nb.njit(cache=True, nogil=True, parallel=True)
-def shuffled_counts(index, length, first, block_length, n_blocks, n_experts, words):
+def shuffled_counts(index, length, tokens, n_experts, words):
     """Tokens that each expert serves in each block, those of every sequence in random order.
 
     Parameters
     ----------
-    index, length, first, block_length, n_blocks, n_experts
+    index, length, n_experts
         As for `block_counts`.
+    tokens : int64 array (sequence, block)
+        Of `block_counts`: gaps stay where they are.
     words : uint64 array (shuffle, 4)
         A generator for each shuffle.
 
     Returns
     -------
     int64 array (shuffle, block, expert)
-        Summed over the sequences. Gaps stay where they are.
+        Summed over the sequences.
     """
-    n_sequences, n_positions, n_ranks = index.shape
-    counts = np.zeros((len(words), n_blocks, n_experts), np.int64)
+    members, edges = _recorded(index, length, n_experts)
+    # The last column takes the ranks without an expert.
+    counts = np.zeros((len(words), tokens.shape[1], n_experts + 1), np.int64)
+    longest = index.shape[1]
     for r in nb.prange(len(words)):
-        state = loaded(words[r])
-        order = np.empty(n_positions, np.int32)
-        place = np.empty(n_positions, np.int32)
-        for s in range(n_sequences):
-            n = 0
-            for i in range(length[s]):
-                held = False
-                for rank in range(n_ranks):
-                    held |= index[s, i, rank] >= 0
-                if held:
-                    order[n] = i
-                    place[n] = (first[s] + i) // block_length
-                    n += 1
-            for i in range(n):
-                word, state = next_word(state)
-                other = i + below(word, n - i)
-                token = order[other]
-                order[other] = order[i]
-                _add(index[s, token], counts[r, place[i]])
-    return counts
+        order = np.empty(longest, np.int32)
+        _shuffle(members, edges, tokens, loaded(words[r]), order, counts[r])
+    return counts[:, :, :n_experts]
 
 
-@nb.njit(cache=True, nogil=True, parallel=True)
+@nb.njit(cache=True, nogil=True)
 def uniform_counts(n_tokens, n_experts, k, words):
     """Tokens that each expert serves of a router without preference.
 
@@ -103,7 +134,7 @@ def uniform_counts(n_tokens, n_experts, k, words):
     int64 array (draw, expert)
     """
     counts = np.zeros((len(words), n_experts), np.int64)
-    for r in nb.prange(len(words)):
+    for r in range(len(words)):
         state = loaded(words[r])
         label = np.arange(n_experts)
         for _ in range(n_tokens):
