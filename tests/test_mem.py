@@ -15,7 +15,7 @@ from isingmoe._kernels import blocks
 from isingmoe._seeds import generators
 from isingmoe.forward import draw
 from isingmoe.free_energies import free_energies
-from isingmoe.mem import mem
+from isingmoe.mem_states import mem
 
 EVEN = {"top_k": 2, "n_experts": 8}
 

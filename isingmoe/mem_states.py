@@ -264,7 +264,7 @@ def _of_blocks(counts: LayerBlocks, uniform: _UniformRouter, kl_p_value: float) 
     # Whole numbers, so that what is nought is nought: E times the assignments beyond 1/E.
     beyond = uniform.n_experts * counts.served - counts.served.sum(2, keepdims=True)
     present = counts.tokens > 0
-    whole = scatter(beyond.sum(1)[:, None].astype(float), present.any(1)[:, None])
+    whole = scatter(beyond.sum(1)[:, None].astype(float), np.any(present, axis=1, keepdims=True))
     each = scatter(beyond.astype(float), present)
     return {
         "block_tokens": tokens,
