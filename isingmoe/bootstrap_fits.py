@@ -18,7 +18,7 @@ from isingmoe._seeds import Seed, generators
 from isingmoe.chain_lengths import chain_correlation
 from isingmoe.chains import KineticChain
 from isingmoe.fitted import Fit
-from isingmoe.generation import check_drawable, draw_layer
+from isingmoe.generation import Law, check_drawable, draw_sets, law_of
 from isingmoe.kinds import Settings
 from isingmoe.likelihood import Family
 from isingmoe.markov_draws import MarkovDraws
@@ -33,6 +33,8 @@ Array = NDArray[Any]
 
 # Tokens of the run that predicts the curve of a kinetic chain of too many windows.
 _N_TOKENS = 1 << 19
+# Copies of the traces that predict it where the field changes: of short ones more.
+_FEWEST_COPIES, _MOST_COPIES, _N_TOKENS_COPIED = 4, 16, 1 << 18
 _HALF = 0.5
 _TO_THRESHOLD = 2.0**32
 
@@ -56,11 +58,14 @@ class Request:
     refit : bool
         Whether chains are fitted to the tokens that are drawn, as the one that they are drawn
         from was to those measured; else that one predicts all curves.
+    seed : int
+        Of the runs that predict curves.
     """
 
     centre: str
     n_distances: int
     refit: bool
+    seed: int
 
 
 class Redrawn(Protocol):
@@ -209,32 +214,30 @@ class _Kinetic:
     """Sets of experts, each given those before it; tokens that lack some count as gaps."""
 
     def __init__(self, fit: Fit, traces: xr.Dataset, place: int, request: Request) -> None:
-        self._fit, self._place, self._request = fit, place, request
+        self._request, self._law = request, law_of(fit, place)
         kept = [name for name in ("expert_index", "length", "start_position") if name in traces]
         self._traces = traces[kept].isel(layer=[place])
         self._index = self._traces["expert_index"].values[0].copy()
         inside = np.arange(self._index.shape[1]) < traces["length"].values[:, None]
         self._is_known = (self._index >= 0).all(-1) & inside
         self._index[~self._is_known] = -1
-        first = traces["start_position"].values if "start_position" in traces else None
-        self._first = None if first is None else first.astype(np.int64)
+        self._first = np.zeros(len(self._index), np.int64)
+        if "start_position" in traces:
+            self._first = traces["start_position"].values.astype(np.int64)
         self.n_unfinished = 0
         kind: Regression = Settings(**fit.settings).kind(traces).kind
         self._found: Estimated | None = None
         if request.refit:
             self._found = kind.estimate(kind.problem(self._traces, 0))
-            self._predicted = self._curve_of(self._found)
+            self._predicted = self._curve_of(self._law_of(self._found))
         else:
-            chain = fit.chain(int(traces["layer"].values[place]))
-            self._predicted = self._curve_of_chain(chain)
+            self._predicted = self._curve_of(self._law)
 
     def observed(self) -> Curves:
         return Curves(self._measured(self._index), self._predicted)
 
     def simulated(self, seed: Seed) -> Curves:
-        n, length, _ = self._index.shape
-        index = draw_layer(self._fit, self._place, n, length, first=self._first, seed=seed)
-        index[~self._is_known] = -1
+        index = self._drawn(self._law, 1, seed)
         measured = self._measured(index)
         if self._found is None:
             return Curves(measured, self._predicted)
@@ -245,26 +248,42 @@ class _Kinetic:
         )
         again = kind.estimate(kind.problem(drawn, 0), self._found)
         self.n_unfinished += not again.maximum.converged
-        return Curves(measured, self._curve_of(again))
+        return Curves(measured, self._curve_of(self._law_of(again)))
 
-    def _curve_of(self, found: Estimated) -> Array:
-        if not found.kind.reach:
-            return np.zeros(self._request.n_distances)
-        x = found.maximum.x
-        return self._curve_of_chain(
-            KineticChain(J=found.couplings(x), h=found.field(x), top_k=found.kind.top_k)
-        )
+    def _drawn(self, law: Law, n_copies: int, seed: Seed) -> NDArray[np.int16]:
+        """So many copies of the traces, drawn anew."""
+        n, length, _ = self._index.shape
+        first = np.tile(self._first, n_copies)
+        index = draw_sets(law, n * n_copies, length, first=first, seed=seed)
+        index[~np.tile(self._is_known, (n_copies, 1))] = -1
+        return index
 
-    def _curve_of_chain(self, chain: Any) -> Array:
-        if not chain.bond.any():
-            return np.zeros(self._request.n_distances)
-        return chain_correlation(chain, self._request.n_distances - 1, n_tokens=_N_TOKENS).curve
+    def _law_of(self, found: Estimated) -> Law:
+        x, q = found.maximum.x, found.problem.n_experts
+        coupling = found.couplings(x) if found.kind.reach else np.zeros((1, q, q))
+        changes = found.changes() if "position" in found.kind.field else np.zeros((1, q))
+        spread = found.maximum.precision.groups[0] ** -0.5 if found.problem.groups else 0.0
+        return Law(coupling, found.field(x) + changes, found.kind.top_k, spread, self._law.end)
+
+    def _curve_of(self, law: Law) -> Array:
+        """Curve that a law predicts; the same seed for all, so that what it adds cancels."""
+        n = self._request.n_distances
+        if law.spread or len(law.field) > 1:
+            # A field that changes is part of what is measured.
+            n_wanted = _N_TOKENS_COPIED // max(int(self._is_known.sum()), 1)
+            n_copies = min(max(n_wanted, _FEWEST_COPIES), _MOST_COPIES)
+            return self._measured(self._drawn(law, n_copies, self._request.seed))
+        if not law.coupling.any():
+            return np.zeros(n)
+        chain = KineticChain(J=law.coupling, h=law.field[0], top_k=law.top_k)
+        return chain_correlation(chain, n - 1, n_tokens=_N_TOKENS, seed=self._request.seed)[0]
 
     def _measured(self, index: NDArray[np.int16]) -> Array:
-        n_experts = int(self._fit.data.attrs["num_experts"])
-        sets, _, _ = overlaps.pack_sets(index, -(-n_experts // 64))
-        distance = np.arange(self._request.n_distances)
-        return centred_correlation(sets, n_experts, distance, self._request.centre)
+        q = self._law.field.shape[1]
+        sets, _, _ = overlaps.pack_sets(index, -(-q // 64))
+        return centred_correlation(
+            sets, q, np.arange(self._request.n_distances), self._request.centre
+        )
 
 
 def _per_pair(total: Array, pairs: Array) -> Array:

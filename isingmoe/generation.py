@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from isingmoe.forward import draw
 from isingmoe.stationary import markov_chain
 from isingmoe.traces import Track, traces_from_arrays
 
-__all__ = ["check_drawable", "draw_layer", "generate"]
+__all__ = ["Law", "check_drawable", "draw_sets", "generate", "law_of"]
 
 Array = NDArray[np.floating]
 
@@ -63,7 +65,9 @@ def generate(
     n_layers = data.sizes["layer"]
     seeds = seed_sequence(seed).spawn(n_layers)
     places = range(n_layers) if track is None else track(range(n_layers))
-    index = np.stack([draw_layer(fit, p, n_sequences, length, seed=seeds[p]) for p in places])
+    index = np.stack(
+        [draw_sets(law_of(fit, p), n_sequences, length, seed=seeds[p]) for p in places]
+    )
     traces = traces_from_arrays(
         index,
         num_experts=int(data.attrs["num_experts"]),
@@ -89,22 +93,56 @@ def check_drawable(fit: Fit) -> None:
         raise ValueError(f"fit: expected kinetic or potts chains to draw from, got {chain}; {what}")
 
 
-def draw_layer(
-    fit: Fit,
-    place: int,
+@dataclass(frozen=True)
+class Law:
+    """What sequences of sets are drawn by.
+
+    Attributes
+    ----------
+    coupling : ndarray (reach, expert, expert)
+    field : ndarray (block, expert)
+        Of blocks of equal length of the text.
+    top_k : int
+    spread : float
+        Standard deviation of the random field between sequences; 0 for none.
+    end : int
+        Position at which the last block ends.
+    """
+
+    coupling: Array
+    field: Array
+    top_k: int
+    spread: float
+    end: int
+
+
+def law_of(fit: Fit, place: int) -> Law:
+    """The law of one layer, by its place, of a fit that `check_drawable` has nothing against."""
+    row, attrs = fit.data.isel(layer=place), fit.data.attrs
+    end = int(attrs.get("last_position", 1))
+    if not fit.is_regressed:
+        # Of one expert to a token the transition matrix is all there is.
+        transition = markov_chain(fit.log_weight()[place])[1]
+        return Law(np.log(transition)[None], np.zeros((1, len(transition))), 1, 0.0, end)
+    change = row["h_position"].values if "h_position" in row else np.zeros((1, 1))
+    spread = float(row["sequence_spread"]) if "sequence_spread" in row else 0.0
+    coupling = np.ascontiguousarray(row["J"].values)
+    return Law(coupling, row["h"].values + change, int(attrs["top_k"]), spread, end)
+
+
+def draw_sets(
+    law: Law,
     n_sequences: int,
     length: int,
     *,
     first: NDArray[np.integer] | None = None,
     seed: Seed = 0,
 ) -> NDArray[np.int16]:
-    """Draw sequences from the chain of one layer by its place.
+    """Draw sequences of sets.
 
     Parameters
     ----------
-    fit : Fit
-        That `check_drawable` has nothing against.
-    place : int
+    law : Law
     n_sequences, length : int
     first : int ndarray (sequence,), optional
         Position in its text at which each sequence begins; 0 by default.
@@ -115,25 +153,19 @@ def draw_layer(
     int16 ndarray (sequence, position, rank)
         Members of each set, rising.
     """
-    data = fit.data
-    coupling, field = _tables(fit, place)
+    field, between = law.field, None
     draws, spread = seed_sequence(seed).spawn(2)
-    between = None
-    if "sequence_spread" in data:
-        deviation = float(data["sequence_spread"].values[place])
-        between = np.random.default_rng(spread).normal(
-            scale=deviation, size=(n_sequences, field.shape[1])
-        )
+    if law.spread:
+        shape = (n_sequences, field.shape[1])
+        between = np.random.default_rng(spread).normal(scale=law.spread, size=shape)
         between -= between.mean(1, keepdims=True)
-    k = 1 if data.attrs["chain"] == "potts" else int(data.attrs["top_k"])
     if len(field) == 1:
         # Every position has the same field, wherever a sequence begins.
-        chain, first = KineticChain(J=coupling, h=field[0], top_k=k), None
+        chain, first = KineticChain(J=law.coupling, h=field[0], top_k=law.top_k), None
     else:
         n_sites = length if first is None else int(first.max(initial=0)) + length
-        end = int(data.attrs.get("last_position", length))
-        block = np.minimum(np.arange(n_sites) * len(field) // end, len(field) - 1)
-        chain = KineticChain(J=coupling, h=field[block], top_k=k, n_sites=n_sites)
+        block = np.minimum(np.arange(n_sites) * len(field) // law.end, len(field) - 1)
+        chain = KineticChain(J=law.coupling, h=field[block], top_k=law.top_k, n_sites=n_sites)
     return draw(
         chain,
         n_sequences,
@@ -143,14 +175,3 @@ def draw_layer(
         n_burn=_N_BURN,
         seed=draws,
     )
-
-
-def _tables(fit: Fit, place: int) -> tuple[Array, Array]:
-    """Couplings (reach, expert, expert) and fields (block, expert) to draw with."""
-    row = fit.data.isel(layer=place)
-    if not fit.is_regressed:
-        # Of one expert to a token the transition matrix is all there is.
-        transition = markov_chain(fit.log_weight()[place])[1]
-        return np.log(transition)[None], np.zeros((1, len(transition)))
-    change = row["h_position"].values if "h_position" in row else np.zeros((1, 1))
-    return np.ascontiguousarray(row["J"].values), row["h"].values + change

@@ -97,9 +97,10 @@ def goodness_of_fit(
     the variance of the summed C(d) is larger, by E / (E - 1) for independent tokens, so that few
     experts alone can speak against them.
 
-    Of a kinetic chain tokens with fewer than k experts count as gaps, the curve is predicted
-    from a run of 524,288 tokens where the chain cannot be solved, and a penalty or number of
-    cosines that was cross-validated stays as it was chosen.
+    Of a kinetic chain tokens with fewer than k experts count as gaps. Its curve is predicted by
+    a run of 524,288 tokens where the chain cannot be solved, and where its field changes along
+    the text or between sequences by the same measurement on at least four copies of the traces.
+    A penalty or number of cosines that was cross-validated stays as it was chosen.
 
     References
     ----------
@@ -113,9 +114,11 @@ def goodness_of_fit(
         if refit is None:
             refit = _is_fitted_to(fit, traces)
         longest = int(traces["length"].max())
-        request = Request(centre, min(max_distance, longest - 1) + 1, refit)
+        *by_layer, predictions = seed_sequence(seed).spawn(n_layers + 1)
+        seeds = [child.spawn(n) for child in by_layer]
+        run = int(predictions.generate_state(1)[0])
+        request = Request(centre, min(max_distance, longest - 1) + 1, refit, run)
         steps = range(n_layers * n)
-        seeds = [child.spawn(n) for child in seed_sequence(seed).spawn(n_layers)]
         rows: list[dict[str, Any]] = []
         layer: Redrawn | None = None
         curves: list[Any] = []
