@@ -10,11 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from isingmoe.activations import activation
     from isingmoe.algorithms import Exact, HeatBath, Metropolis, SwendsenWang, Wolff
+    from isingmoe.baselines import baseline_correlation
+    from isingmoe.block_sizes import block_sizes
     from isingmoe.budgets import Budget, budget, open_budget
     from isingmoe.chains import IsingChain, KineticChain, PottsChain
+    from isingmoe.chapman_kolmogorov import chapman_kolmogorov
     from isingmoe.comparison import Comparison, compare, open_comparison
+    from isingmoe.correlation_lengths import correlation_lengths
     from isingmoe.couplings import exponential, power_law
+    from isingmoe.decay_laws import decay_laws
     from isingmoe.derived import baseline, windows
     from isingmoe.equilibrium import irreversibility, load_balance
     from isingmoe.errors import (
@@ -25,9 +31,12 @@ if TYPE_CHECKING:
         TraceSchemaError,
     )
     from isingmoe.estimators import MaximumLikelihood, Pseudolikelihood
+    from isingmoe.expert_correlations import expert_correlation
     from isingmoe.fitted import Fit, open_fit
     from isingmoe.generation import generate
+    from isingmoe.goodness import goodness_of_fit
     from isingmoe.inference import cross_validate, fit
+    from isingmoe.mem_states import mem
     from isingmoe.neighbours import neighbour_overlap
     from isingmoe.observables import correlation
     from isingmoe.phase_diagrams import plot_phase_diagram
@@ -39,6 +48,8 @@ if TYPE_CHECKING:
         plot_decay,
         plot_layers,
         plot_lengths,
+        plot_mem,
+        plot_rates,
     )
     from isingmoe.positions import Blocks, Cosines
     from isingmoe.reports import Report, report
@@ -58,11 +69,17 @@ if TYPE_CHECKING:
     from isingmoe.transfer import solve
 
 _HOME = {
+    "activations": ("activation",),
     "algorithms": ("Exact", "HeatBath", "Metropolis", "SwendsenWang", "Wolff"),
+    "baselines": ("baseline_correlation",),
+    "block_sizes": ("block_sizes",),
     "budgets": ("Budget", "budget", "open_budget"),
     "chains": ("IsingChain", "KineticChain", "PottsChain"),
+    "chapman_kolmogorov": ("chapman_kolmogorov",),
     "comparison": ("Comparison", "compare", "open_comparison"),
+    "correlation_lengths": ("correlation_lengths",),
     "couplings": ("exponential", "power_law"),
+    "decay_laws": ("decay_laws",),
     "derived": ("baseline", "windows"),
     "equilibrium": ("irreversibility", "load_balance"),
     "errors": (
@@ -73,9 +90,12 @@ _HOME = {
         "TraceSchemaError",
     ),
     "estimators": ("MaximumLikelihood", "Pseudolikelihood"),
+    "expert_correlations": ("expert_correlation",),
     "fitted": ("Fit", "open_fit"),
     "generation": ("generate",),
+    "goodness": ("goodness_of_fit",),
     "inference": ("cross_validate", "fit"),
+    "mem_states": ("mem",),
     "neighbours": ("neighbour_overlap",),
     "observables": ("correlation",),
     "phase_diagrams": ("plot_phase_diagram",),
@@ -87,6 +107,8 @@ _HOME = {
         "plot_decay",
         "plot_layers",
         "plot_lengths",
+        "plot_mem",
+        "plot_rates",
     ),
     "positions": ("Blocks", "Cosines"),
     "reports": ("Report", "report"),
@@ -130,19 +152,28 @@ __all__ = [
     "TraceInfo",
     "TraceSchemaError",
     "Wolff",
+    "activation",
     "baseline",
+    "baseline_correlation",
+    "block_sizes",
     "budget",
+    "chapman_kolmogorov",
     "compare",
     "correlation",
+    "correlation_lengths",
     "cross_validate",
+    "decay_laws",
     "example_traces",
+    "expert_correlation",
     "expert_set",
     "exponential",
     "fit",
     "generate",
+    "goodness_of_fit",
     "info",
     "irreversibility",
     "load_balance",
+    "mem",
     "neighbour_overlap",
     "occupancy",
     "open_budget",
@@ -156,7 +187,9 @@ __all__ = [
     "plot_decay",
     "plot_layers",
     "plot_lengths",
+    "plot_mem",
     "plot_phase_diagram",
+    "plot_rates",
     "power_law",
     "primary_expert",
     "report",

@@ -16,6 +16,7 @@ __all__ = [
     "about",
     "interval",
     "number",
+    "p_text",
     "plain",
     "printable",
     "render",
@@ -45,6 +46,15 @@ def number(value: float, digits: int = 3) -> str:
     if value == math.inf:
         return "∞"
     return f"{value:.{digits}f}"
+
+
+def p_text(p: float, smallest: float = 0.0) -> str:
+    """A p-value; as a bound, where no smaller one could have come of so few simulations."""
+    if math.isnan(p):
+        return "–"
+    if 0 < p <= smallest * (1 + 1e-9):
+        return f"≤ {p:.2g}"
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def with_errors(values: Iterable[float], errors: Iterable[float], digits: int = 3) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,17 +14,19 @@ from numpy.typing import NDArray
 
 from isingmoe import _provenance
 from isingmoe._storage import Saved, check_content, read_dataset
-from isingmoe._text import about, interval, number, plain, render, report, with_errors
+from isingmoe._text import about, render
+from isingmoe.comparison_parts import PARTS, Subject, checked_parts, measured_parts
+from isingmoe.comparison_tables import tables
+from isingmoe.correlation_lengths import correlation_lengths
 from isingmoe.decay import decay_fit
 from isingmoe.equilibrium import load_balance
 from isingmoe.fitted import Fit
 from isingmoe.inference import cross_validate, score
-from isingmoe.neighbours import near_distances, neighbour_overlap, overlap_columns
 from isingmoe.observables import CENTRES, correlation
 from isingmoe.prediction import predicted_correlation
 from isingmoe.traces import trace_name
 
-__all__ = ["Comparison", "compare", "open_comparison"]
+__all__ = ["PARTS", "Comparison", "compare", "open_comparison"]
 
 CONVENTIONS = "isingmoe-comparison-1"
 
@@ -60,69 +63,45 @@ class Comparison(Saved):
     Attributes
     ----------
     data : Dataset
-        `predicted` (layer, distance), `measured` and `measured_error` (layer, centre,
-        distance), `shuffled` (layer, distance), correlation lengths, load entropy and KL,
-        and bits per token in sample and held out.
+        `measured` and `measured_error` (layer, centre, distance); `predicted` and
+        `predicted_spread`, its standard error (layer, distance); `z` (layer, centre,
+        distance), measured less predicted over the error of both; `shuffled` (layer,
+        distance); correlation lengths, among them `length` and `length_ratio` (layer,
+        estimator); load entropy and KL; bits per token in sample and held out. And what the
+        parts measured, under the names that `expert_correlation`, `baseline_correlation`,
+        `decay_laws`, `goodness_of_fit`, `chapman_kolmogorov`, `block_sizes`, `activation` and
+        `mem` give it; of experts `expert_measured`, `expert_predicted` and `expert_z` (layer,
+        expert, distance).
     """
 
     data: xr.Dataset
 
+    @property
+    def absent(self) -> dict[str, str]:
+        """Why parts could not be measured."""
+        return json.loads(self.data.attrs["absent"])
+
+    def part(self, name: str) -> xr.Dataset | None:
+        """What one part measured; None where it was not asked for or could not be.
+
+        Parameters
+        ----------
+        name : str
+            One of `PARTS`: "overlap", "experts", "baselines", "laws", "goodness", "ck",
+            "blocks", "activation", "mem".
+
+        Raises
+        ------
+        ValueError
+            If there is no such part.
+        """
+        checked_parts((name,))
+        found = self.data.filter_by_attrs(part=name)
+        return found if found.data_vars else None
+
     def __str__(self) -> str:
-        data = self.data
-
-        def lengths(centre: str) -> list[str]:
-            row = data.sel(centre=centre)
-            names = ("correlation_length", "correlation_length_low", "correlation_length_high")
-            values = zip(*(row[name].values for name in names), strict=True)
-            return [interval(*triple) for triple in values]
-
-        def gain(name: str) -> list[str]:
-            return [number(v) for v in (data[name] - data[self._score()]).values]
-
-        held_out = "held_out_bits" in data
-        columns: dict[str, Any] = {
-            "layer": data["layer"].values,
-            "self-coupling J": with_errors(
-                data["self_coupling"].values, data["self_coupling_error"].values
-            ),
-            "spread": [number(v, 2) for v in data["J_spread"].values],
-            "ξ chain": [number(v, 2) for v in data["predicted_length"].values],
-            "ξ measured": lengths("global"),
-            "ξ within texts": lengths("sequence") if "sequence" in data["centre"] else [],
-            "KL": [number(v, 4) for v in data["kl"].values],
-            "bits/token": [number(v) for v in data[self._score()].values],
-            "vs load": gain("held_out_bits_load" if held_out else "bits_load"),
-            "vs uniform": gain("bits_uniform"),
-        }
-        columns = {name: column for name, column in columns.items() if len(column)}
-        a = data.attrs
-        title = (
-            f"{plain(a['model'])}: {a['chain']} chain, coupling {a['coupling']}, field "
-            f"{a['field']}; {a['n_sequences']} sequences, {a['n_tokens']} tokens"
-        )
-        scored = "bits/token in sample"
-        if held_out:
-            scored = f"bits/token on held-out sequences ({a['n_folds']} folds)"
-        elif not a["same_data"]:
-            scored = "bits/token of this fit on these traces, which it was not fitted to"
-        lines = [
-            f"J at T = 1, zero-sum gauge, ± standard error ({a['uncertainty']}); ξ in tokens with "
-            "a 95 % bootstrap interval, by the decay of C(d); KL of the load from uniform in nats;",
-            f"{scored}; vs load, vs uniform: bits gained over independent tokens with the same "
-            "load, and over a uniform router.",
-        ]
-        if a["chain"] == "ising":
-            lines.append(
-                "ising: ξ chain by the decay of the summed C(d); bits summed over on/off chains."
-            )
-        parts = report(title, columns, lines)
-        if "overlap" in data:
-            overlaps, note = overlap_columns(data, "overlap_distance")
-            parts = (*parts, "", *report("Neighbouring tokens", overlaps, [note]))
-        return render(*parts)
-
-    def _score(self) -> str:
-        return "held_out_bits" if "held_out_bits" in self.data else "bits_per_token"
+        notes = [f"Left out: {why}." for why in self.absent.values()]
+        return render(*tables(self.data), *(["", *notes] if notes else []))
 
 
 def compare(
@@ -130,9 +109,11 @@ def compare(
     traces: xr.Dataset,
     *,
     centres: Iterable[str] = CENTRES,
+    parts: Iterable[str] = PARTS,
     max_distance: int = 64,
     n_resamples: int = 200,
     n_shuffles: int = 20,
+    n_simulations: int | None = None,
     n_folds: int = 5,
     seed: int = 0,
     track: Track | None = None,
@@ -147,13 +128,20 @@ def compare(
     centres : iterable of {"global", "position", "sequence"}
         The means that measured correlations are taken about, "global" among them;
         "position" is left out where there is one sequence.
+    parts : iterable of str
+        What else to measure: "overlap" of neighbours; "experts", C(d) of each; "baselines";
+        decay "laws"; "goodness" of fit; "ck", the Chapman-Kolmogorov test; "blocks", lengths
+        against the size of blocks; "activation" over position; "mem", the maximum-entropy
+        equilibrium. One that a trace does not allow is left out, and `absent` says why.
     max_distance : int
         Largest distance of the correlations.
     n_resamples : int
         Bootstrap resamples of the sequences.
     n_shuffles : int
-        Random orders behind the spread of the shuffled overlaps; 0 leaves the overlaps
-        out.
+        Traces drawn for the spread of each baseline, at least 2.
+    n_simulations : int, optional
+        Data sets simulated for the p-values; see `goodness_of_fit` and
+        `chapman_kolmogorov` for how many by default.
     n_folds : int
         Folds for the held-out score of the same kind of chain, if these are the traces it
         was fitted to; others score the fit as it is. 0 for none.
@@ -177,7 +165,9 @@ def compare(
     C(d), fitted over the distances at which it is above twice the error of the measured one.
     """
     traces = _matching(fit, traces)
-    centres = _checked_centres(centres)
+    centres, chosen = _checked_centres(centres), checked_parts(parts)
+    if n_shuffles < 2:
+        raise ValueError(f"n_shuffles: expected at least 2 for a spread, got {n_shuffles}")
     chain = fit.data.attrs["chain"]
     curves = [
         correlation(
@@ -198,7 +188,6 @@ def compare(
         combine_attrs="override",
     ).transpose("layer", "centre", "distance")
     predicted = predicted_correlation(fit, measured.sizes["distance"] - 1, seed)
-    balance = load_balance(traces)
     fitted = fit.data[
         [
             "self_coupling",
@@ -208,28 +197,36 @@ def compare(
             "n_parameters",
         ]
     ]
+    subject = Subject(
+        fit=fit,
+        traces=traces,
+        measured=curves[0],
+        predicted=predicted,
+        is_primary=chain == "potts",
+        n_resamples=n_resamples,
+        n_shuffles=n_shuffles,
+        n_simulations=n_simulations,
+        seed=seed,
+        track=track,
+    )
+    absent: dict[str, str] = {}
+    of_chain = _predicted_length(fit, predicted["predicted"], measured)
     data = xr.merge(
         [
             measured.rename(correlation="measured", correlation_error="measured_error"),
-            predicted,
-            _predicted_length(fit, predicted["predicted"], measured),
+            predicted[["predicted", "predicted_error", "predicted_spread"]],
+            _deviation(measured, predicted),
+            of_chain,
+            correlation_lengths(curves[0], *(of_chain[name] for name in of_chain)),
             curves[0]["shuffled"],
-            balance,
+            load_balance(traces),
             fitted,
+            *measured_parts(subject, chosen, absent),
         ],
         combine_attrs="override",
         join="exact",
         compat="no_conflicts",
     )
-    if n_shuffles:
-        near = neighbour_overlap(
-            traces,
-            distances=near_distances(traces),
-            n_shuffles=n_shuffles,
-            seed=seed,
-            track=_tracked(track, "overlap of neighbours"),
-        )
-        data = data.assign(near.rename(distance="overlap_distance").data_vars)
     scored, is_known = score(fit, traces)
     data = data.assign(scored.data_vars)
     folds = min(n_folds, traces.sizes["sequence"]) if is_known else 0
@@ -242,13 +239,20 @@ def compare(
             track=_tracked(track, "held-out score"),
         )
         data = data.assign(held_out.data_vars)
-    arguments = {"max_distance": max_distance, "n_resamples": n_resamples, "n_folds": folds}
+    arguments = {
+        "max_distance": max_distance,
+        "n_resamples": n_resamples,
+        "n_shuffles": n_shuffles,
+        "n_folds": folds,
+        "parts": ",".join(chosen),
+    }
     names = ("chain", "coupling", "field", "uncertainty", "model", "num_experts", "top_k")
     data.attrs = {
         "conventions": CONVENTIONS,
         **{name: fit.data.attrs[name] for name in names},
         **arguments,
         "same_data": int(is_known),
+        "absent": json.dumps(absent),
         "n_sequences": traces.sizes["sequence"],
         "n_tokens": int(traces["length"].sum()),
         "provenance": _provenance.record(
@@ -316,17 +320,37 @@ def _matching(fit: Fit, traces: xr.Dataset) -> xr.Dataset:
     return traces.sel(layer=layers)
 
 
+def _deviation(measured: xr.Dataset, predicted: xr.Dataset) -> xr.Dataset:
+    """Measured less predicted C(d), over the error of both; as if they were independent."""
+    error = np.hypot(measured["correlation_error"], predicted["predicted_spread"].fillna(0))
+    z = ((measured["correlation"] - predicted["predicted"]) / error).where(error > 0)
+    z = z.transpose("layer", "centre", "distance")
+    z.attrs = about("measured less predicted correlation over the error of both")
+    return z.to_dataset(name="z")
+
+
 def _predicted_length(fit: Fit, predicted: xr.DataArray, measured: xr.Dataset) -> xr.Dataset:
-    if (
-        fit.data.attrs["chain"] in ("potts", "kinetic")
-        and not fit.data["correlation_length"].isnull().all()
-    ):
+    """Correlation length of each layer's chain, and its standard error."""
+    known = fit.data["correlation_length"]
+    if fit.data.attrs["chain"] in ("potts", "kinetic") and not known.isnull().all():
         length: Any = fit.layer_length()
+        length_error = fit.data["correlation_length_error"].values
     else:
         error = measured["correlation_error"].sel(centre="global").values
         length = [decay_fit(curve, e)[0] for curve, e in zip(predicted.values, error, strict=True)]
-    attributes = about("correlation length of the chain", "token")
+        length_error = np.full(len(length), np.nan)
     return xr.Dataset(
-        {"predicted_length": ("layer", np.asarray(length), attributes)},
+        {
+            "predicted_length": (
+                "layer",
+                np.asarray(length),
+                about("correlation length of the chain", "token"),
+            ),
+            "predicted_length_error": (
+                "layer",
+                np.asarray(length_error),
+                about("standard error of that length", "token"),
+            ),
+        },
         coords={"layer": fit.data["layer"]},
     )

@@ -67,7 +67,7 @@ def sets():
 @pytest.mark.parametrize("field", ["expert", "position+sequence"])
 def test_kinetic_chains_of_sets_predict_their_own_data(sets, field):
     fit = im.fit(sets, coupling="full", reach=2, field=field)
-    data = im.compare(fit, sets, max_distance=12, centres=["global"], n_shuffles=0, n_folds=2).data
+    data = im.compare(fit, sets, max_distance=12, centres=["global"], parts=(), n_folds=2).data
     measured = data.sel(centre="global")
     error = np.hypot(measured["measured_error"], data["predicted_error"])
     z = ((measured["measured"] - data["predicted"]) / error).values[:, 1:]
@@ -100,7 +100,7 @@ def test_scores_of_kinetic_chains_on_other_traces(sets):
     other, same = im.inference.score(fit, swapped)
     assert not same
     assert (other["bits_per_token"] > scored["bits_per_token"][::-1].values + 0.01).all()
-    text = str(im.compare(fit, swapped, max_distance=3, n_shuffles=0))
+    text = str(im.compare(fit, swapped, max_distance=3, parts=()))
     assert "was not fitted to" in text
 
 
@@ -115,10 +115,69 @@ def test_a_chain_predicts_its_own_data(comparison):
     assert 0.8 < (strong["correlation_length"] / strong["predicted_length"]).item() < 1.05
 
 
+# What has no value somewhere: of a law without the parameter, of the chain over itself, at
+# distance 0, of blocks too few to fit.
+_PARTIAL = ("law_", "length_ratio", "discrepancy_curve", "coarse_", "window_")
+
+
 def test_nothing_is_missing(comparison):
+    assert not comparison.absent
     for name, variable in comparison.data.items():
-        assert not variable.isnull().any(), name
+        if not name.startswith(_PARTIAL):
+            assert not variable.isnull().any(), name
         assert {"long_name", "units"} <= set(variable.attrs), name
+
+
+def test_parts_hold_what_the_functions_give(traces, comparison):
+    fit = im.fit(traces)
+    alone = {
+        "laws": im.decay_laws(im.correlation(traces, max_distance=20)),
+        "goodness": im.goodness_of_fit(fit, traces, max_distance=20),
+        "ck": im.chapman_kolmogorov(traces),
+        "activation": im.activation(traces),
+    }
+    for name, expected in alone.items():
+        found = comparison.part(name)
+        assert set(found.data_vars) == set(expected.data_vars)
+        for variable in expected.data_vars:
+            np.testing.assert_array_equal(found[variable], expected[variable])
+    assert set(comparison.part("mem").data_vars) > {"mem_state", "block_kl", "free_energy"}
+    data = comparison.data
+    np.testing.assert_allclose(
+        data["expert_measured"].sum("expert"), data["measured"].sel(centre="global"), atol=1e-14
+    )
+    np.testing.assert_allclose(data["expert_predicted"].sum("expert"), data["predicted"])
+    assert np.abs(data["expert_z"].values[..., 1:]).max() < 5.5
+
+
+def test_z_is_measured_less_predicted(comparison):
+    data = comparison.data
+    error = np.hypot(data["measured_error"], data["predicted_spread"])
+    np.testing.assert_allclose(
+        data["z"], ((data["measured"] - data["predicted"]) / error).transpose(*data["z"].dims)
+    )
+
+
+def test_parts_are_chosen(traces):
+    fit = im.fit(traces)
+    few = im.compare(fit, traces, parts=["mem", "laws"], max_distance=8, n_folds=0)
+    assert few.data.attrs["parts"] == "laws,mem"
+    assert few.part("goodness") is None
+    assert few.part("laws") is not None
+    assert "Chapman" not in str(few)
+    with pytest.raises(ValueError, match=r"parts: expected some of overlap, experts, .* got spice"):
+        im.compare(fit, traces, parts=["spice"])
+    with pytest.raises(ValueError, match="parts: expected some of"):
+        few.part("spice")
+
+
+def test_a_part_that_cannot_be_measured_says_why(sets):
+    fit = im.fit(sets, coupling="diagonal")
+    found = im.compare(fit, sets, parts=["ck", "mem"], max_distance=4, n_folds=0)
+    assert found.part("ck") is None
+    assert "ranked: expected 1" in found.absent["ck"]
+    assert "Left out: no Chapman-Kolmogorov test" in str(found)
+    assert found.part("mem") is not None
 
 
 def test_report_has_a_row_for_each_layer(comparison):
@@ -146,7 +205,7 @@ def test_one_sequence_has_no_held_out_score(traces):
 
 def test_centres_are_checked(traces):
     fit = im.fit(traces)
-    only = im.compare(fit, traces, max_distance=5, centres=["global"], n_shuffles=0, n_folds=0)
+    only = im.compare(fit, traces, max_distance=5, centres=["global"], parts=(), n_folds=0)
     assert "within texts" not in str(only)
     for centres in ([], "sequence", ["global", "mean"]):
         with pytest.raises(ValueError, match="centres: expected 'global' and any of"):

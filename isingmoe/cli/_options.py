@@ -47,6 +47,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file tha
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 MaxDistance = Annotated[int, typer.Option(min=1, help="Largest distance of C(d), in tokens.")]
 Resamples = Annotated[int, typer.Option(min=2, help="Bootstrap resamples of the sequences.")]
+Simulations = Annotated[
+    int | None,
+    typer.Option(min=2, help="Data sets simulated for p-values (default: 99; 19 if kinetic)."),
+]
 Folds = Annotated[int, typer.Option(min=0, help="Folds of the held-out score; 0 for none.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of bootstrap, shuffles and folds.")]
 

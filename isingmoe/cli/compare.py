@@ -16,11 +16,17 @@ from isingmoe.cli._options import (
     Overwrite,
     Resamples,
     Seed,
+    Simulations,
     TraceFile,
     beside,
     check_target,
     emit_json,
     emit_text,
+)
+
+_DIMS = (
+    *("layer", "centre", "distance", "expert", "overlap_distance", "estimator", "law", "parameter"),
+    *("kind", "source", "block_length", "block", "ck_distance"),
 )
 
 
@@ -31,16 +37,26 @@ def compare(
     max_distance: MaxDistance = 64,
     resamples: Resamples = 200,
     shuffles: Annotated[
-        int, typer.Option(min=2, help="Random orders behind the shuffled overlaps.")
+        int, typer.Option(min=2, help="Traces drawn for the spread of each baseline.")
     ] = 20,
+    simulations: Simulations = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure these alone beside C(d), may be repeated: overlap, experts, baselines, "
+            "laws, goodness, ck, blocks, activation, mem (default: all)."
+        ),
+    ] = None,
     folds: Folds = 5,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Compare a fit with traces: correlation decay, lengths, overlaps, load.
+    """Compare a fit with traces, and say whether the chain can be what routes the tokens.
 
-    Writes comparison.nc beside traces.nc, NAME.comparison.nc beside NAME.nc.
+    Decay of correlations with its laws and lengths, goodness of fit, size of blocks, rates over
+    position, equilibrium of the load. Writes comparison.nc beside traces.nc, NAME.comparison.nc
+    beside NAME.nc.
 
     Example: isingmoe compare fit.nc traces.nc --max-distance 128
     """
@@ -52,7 +68,9 @@ def compare(
         im.open_traces(traces),
         max_distance=max_distance,
         n_resamples=resamples,
+        **({"parts": part} if part else {}),
         n_shuffles=shuffles,
+        n_simulations=simulations,
         n_folds=folds,
         seed=seed,
         track=track,
@@ -61,7 +79,7 @@ def compare(
     if json:
         emit_json(
             result.data,
-            ("layer", "centre", "distance", "expert", "overlap_distance"),
+            _DIMS,
             comparison=str(target),
         )
         return

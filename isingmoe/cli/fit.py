@@ -109,7 +109,7 @@ def fit(
         centres=("global", "sequence"),
         max_distance=max_distance,
         n_resamples=resamples,
-        n_shuffles=0,
+        parts=(),
         n_folds=folds,
         seed=seed,
         track=track,
