@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
 
 import isingmoe as im
-from isingmoe.reports.findings import Findings
+from isingmoe.reports.findings import Findings, gathered
 
 DISTANCES = (1, 2, 3, 4, 8)
 LAWS = ("exponential", "power-law", "stretched", "exponential+constant", "two-exponentials")
@@ -103,16 +104,14 @@ def findings(make_traces: Callable[..., xr.Dataset], **changes: object) -> Findi
             centres=("global", "sequence"),
             max_distance=12,
             n_resamples=10,
-            n_shuffles=0,
+            parts=("blocks", "activation", "mem"),
             n_folds=0,
         )
     )
     layers = traces["layer"].values
-    parts = {
+    known = gathered(traces, fit, comparison)
+    made = {
         "goodness": goodness(layers, comparison.data["distance"].values),
         "ck": kolmogorov(layers, 6),
-        "blocks": im.block_sizes(traces, fit, n_resamples=4),
-        "activation": im.activation(traces),
-        "mem": im.mem(traces, fit, n_simulations=19),
     }
-    return Findings(traces, fit, comparison, parts)
+    return replace(known, parts=known.parts | made)

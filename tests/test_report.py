@@ -18,7 +18,7 @@ import isingmoe as im
 from isingmoe.reports import citation
 from isingmoe.reports.findings import Costs
 from isingmoe.reports.page import render_page
-from isingmoe.reports.verdicts import controlled, p_text, verdict
+from isingmoe.reports.verdicts import controlled, p_words, verdict
 
 QUICK = {"n_resamples": 4, "n_simulations": 4, "n_folds": 0, "max_distance": 8}
 ROOT = Path(__file__).parents[1]
@@ -296,10 +296,10 @@ def test_bad_input_in_one_line(make_traces, tmp_path, monkeypatch, run_cli, comm
 
 
 def test_p_values_in_words():
-    assert p_text(0.01, 0.01) == "p ≤ 0.01"
-    assert p_text(0.034) == "p = 0.034"
-    assert p_text(1e-9) == "p < 0.0001"
-    assert p_text(float("nan")) == "p not known"
+    assert p_words(0.01, 0.01) == "p ≤ 0.01"
+    assert p_words(0.034) == "p = 0.034"
+    assert p_words(1e-9) == "p < 0.0001"
+    assert p_words(float("nan")) == "p not known"
 
 
 def test_false_discoveries_are_controlled_over_layers():

@@ -16,13 +16,8 @@ Kind = Literal["decay", "layers", "lengths", "coupling", "rates", "budget", "mem
 
 # Of single layers; the others are over the depth of the model.
 _OF_LAYERS = ("decay", "coupling", "rates", "blocks", "ck")
-# What the comparison that a figure may be drawn from holds of each kind.
-_IN_COMPARISON = {
-    "rates": "rate",
-    "mem": "mem_state",
-    "blocks": "coarse_length",
-    "ck": "ck_p_value",
-}
+# The parts of a comparison that figures may be drawn from.
+_IN_COMPARISON = {"rates": "activation", "mem": "mem", "blocks": "blocks", "ck": "ck"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ def plot(
         typer.Argument(
             metavar="KIND",
             help="decay, lengths or layers of a comparison.nc; coupling of a fit.nc; budget of a "
-            "budget.nc; rates, mem, blocks or ck of traces.nc.",
+            "budget.nc; rates, mem, blocks or ck of traces.nc or of a comparison.nc.",
         ),
     ],
     file: Annotated[
@@ -113,12 +108,12 @@ def _measured(wanted: _Wanted) -> Any:
 
     kind = wanted.kind
     if read_dataset(wanted.file, ("router_logit",)).attrs.get("conventions") == CONVENTIONS:
-        data, name = im.open_comparison(wanted.file).data, _IN_COMPARISON[kind]
-        if name not in data:
+        comparison = im.open_comparison(wanted.file)
+        if comparison.part(_IN_COMPARISON[kind]) is None:
             raise ValueError(
-                f"{wanted.file}: {name}: the comparison has none; give the traces themselves"
+                f"{wanted.file}: {kind}: the comparison has none; give the traces themselves"
             )
-        return data
+        return comparison.data
     layers = None if wanted.layer is None else [wanted.layer]
     traces = select_layers(im.open_traces(wanted.file), layers)
     fit = None if wanted.fit is None else im.open_fit(wanted.fit)

@@ -7,6 +7,8 @@ from isingmoe.plotting.decay import plot_decay
 from isingmoe.plotting.kolmogorov import plot_ck
 from isingmoe.plotting.layers import plot_layers
 from isingmoe.plotting.lengths import plot_lengths
+from isingmoe.plotting.mem import plot_mem
+from isingmoe.plotting.rates import plot_rates
 from isingmoe.plotting.saving import check_figure, save_figure
 
 __all__ = [
@@ -18,5 +20,7 @@ __all__ = [
     "plot_decay",
     "plot_layers",
     "plot_lengths",
+    "plot_mem",
+    "plot_rates",
     "save_figure",
 ]

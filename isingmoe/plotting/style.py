@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from isingmoe._text import plain
@@ -23,6 +24,7 @@ __all__ = [
     "DIVERGING",
     "GREEN",
     "GREY",
+    "LABEL_DEPTH",
     "ORANGE",
     "PURPLE",
     "SEQUENTIAL",
@@ -35,6 +37,9 @@ __all__ = [
     "new_axes",
     "shown",
 ]
+
+# Inches below the axes that their ticks and label take.
+LABEL_DEPTH = 0.48
 
 # Okabe and Ito's colours, told apart with any colour vision.
 BLACK, BLUE, ORANGE, GREEN, GREY = "#000000", "#0072B2", "#D55E00", "#009E73", "#888888"
@@ -121,14 +126,17 @@ def layer_axis(ax: Axes) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def legend_below(ax: Axes, columns: int = 2, lines: float = 1.0) -> None:
+def legend_below(ax: Axes, columns: int = 2) -> None:
     """A legend below the axes and their label, where no curve is."""
     if ax.get_legend_handles_labels()[0]:
+        scale = figure_of(ax).dpi_scale_trans
         ax.legend(
             fontsize=7.5,
             frameon=False,
             loc="upper center",
-            bbox_to_anchor=(0.5, -0.17 * lines),
+            bbox_to_anchor=(0.5, 0.0),
+            bbox_transform=ax.transAxes + ScaledTranslation(0, -LABEL_DEPTH, scale),
+            borderaxespad=0,
             ncols=columns,
             handlelength=1.8,
             columnspacing=1.2,

@@ -78,7 +78,7 @@ def report(
     budget: Budget | None = None,
     max_distance: int = 64,
     n_resamples: int = 200,
-    n_simulations: int = 99,
+    n_simulations: int | None = None,
     n_folds: int = 3,
     seed: int = 0,
     command: str | None = None,
@@ -99,8 +99,8 @@ def report(
         Largest distance of the correlations, in tokens.
     n_resamples : int
         Bootstrap resamples of the sequences.
-    n_simulations : int
-        Data sets simulated for p-values.
+    n_simulations : int, optional
+        Data sets simulated for p-values; by default what each test takes, 99 of Potts chains.
     n_folds : int
         Folds of the held-out score; 0 for none.
     seed : int

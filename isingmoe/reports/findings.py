@@ -7,28 +7,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from isingmoe._schema import validate_structure
 from isingmoe._text import plain
-from isingmoe.activations import activation
-from isingmoe.block_sizes import block_sizes
 from isingmoe.budgets import Budget
-from isingmoe.chapman_kolmogorov import chapman_kolmogorov
 from isingmoe.comparison import Comparison, compare
-from isingmoe.errors import ConvergenceError
 from isingmoe.fitted import Fit
-from isingmoe.goodness import goodness_of_fit
 from isingmoe.inference import fit as fit_chains
-from isingmoe.mem import mem
+from isingmoe.traces import trace_name
 
-__all__ = ["Costs", "Findings", "measure"]
+__all__ = ["PARTS", "Costs", "Findings", "gathered", "measure"]
 
 Track = Callable[[Iterable[int], str], Iterable[int]]
 
-# What a measurement may raise where a trace does not have what it needs.
-_EXPECTED = (ValueError, ConvergenceError, np.linalg.LinAlgError)
+# Parts of a comparison that the page shows.
+PARTS = ("baselines", "laws", "goodness", "ck", "blocks", "activation", "mem")
+# Tokens of all layers, times simulations, that kinetic chains are fitted to again for the
+# goodness of fit: about half a minute of one core.
+_MOST_REFITTED = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -41,15 +38,16 @@ class Costs:
         Largest distance of C(d), in tokens.
     n_resamples : int
         Bootstrap resamples of the sequences.
-    n_simulations : int
-        Data sets simulated for the p-values of the chain; the smallest is 1 / (n + 1).
+    n_simulations : int, optional
+        Data sets simulated for p-values, none of which is below 1 / (n + 1); by default what
+        each test takes.
     n_folds : int
         Folds of the held-out score; 0 for none.
     """
 
     max_distance: int = 64
     n_resamples: int = 200
-    n_simulations: int = 99
+    n_simulations: int | None = None
     n_folds: int = 3
 
 
@@ -62,9 +60,9 @@ class Findings:
     traces : Dataset
     fit : Fit
     comparison : Comparison
-    parts : dict of str to Dataset
-        What could be measured: "goodness", "ck", "blocks", "activation", "mem".
     budget : Budget, optional
+    parts : dict of str to Dataset
+        Parts of the comparison that could be measured.
     absent : dict of str to str
         Why a part is not there, one sentence each.
     cautions : list of str
@@ -74,8 +72,8 @@ class Findings:
     traces: xr.Dataset
     fit: Fit
     comparison: Comparison
-    parts: dict[str, xr.Dataset] = field(default_factory=dict)
     budget: Budget | None = None
+    parts: dict[str, xr.Dataset] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     cautions: list[str] = field(default_factory=list)
 
@@ -110,31 +108,33 @@ def measure(
     Returns
     -------
     Findings
-        Whoever measured a part could not be measured by is in `absent`.
 
     Raises
     ------
     ValueError, ConvergenceError
-        If there is nothing to report on: no fit, or nothing to compare.
+        If there is nothing to report on, no chain can be fitted, or the fit or the budget is
+        of another model.
     """
     validate_structure(traces)
+    if budget is not None:
+        _check_budget(budget, traces)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if fit is None:
-            fit = fit_chains(traces, **_default_kind(traces), track=_named(track, "fit"))
-        traces = traces.sel(layer=fit.data["layer"].values)
+            named = None if track is None else lambda layers: track(layers, "fit")
+            fit = fit_chains(traces, **_default_kind(traces), track=named)
         comparison = compare(
             fit,
             traces,
             centres=("global", "sequence"),
+            parts=_affordable(fit, traces, costs),
             max_distance=costs.max_distance,
             n_resamples=costs.n_resamples,
-            n_shuffles=0,
+            n_simulations=costs.n_simulations,
             n_folds=costs.n_folds,
             seed=seed,
             track=track,
         )
-        parts, absent = _parts(traces, fit, comparison, costs, seed, track)
     for warning in caught:
         warnings.warn_explicit(
             message=warning.message,
@@ -142,12 +142,48 @@ def measure(
             filename=warning.filename,
             lineno=warning.lineno,
         )
+    cautions = list(dict.fromkeys(plain(warning.message, 400) for warning in caught))
+    return gathered(traces, fit, comparison, budget, cautions)
+
+
+def gathered(
+    traces: xr.Dataset,
+    fit: Fit,
+    comparison: Comparison,
+    budget: Budget | None = None,
+    cautions: Iterable[str] = (),
+) -> Findings:
+    """What is known of a trace, and why the rest is not.
+
+    Parameters
+    ----------
+    traces : Dataset
+    fit : Fit
+    comparison : Comparison
+        Of that fit with these traces.
+    budget : Budget, optional
+    cautions : iterable of str
+    """
+    traces = traces.sel(layer=fit.data["layer"].values)
+    known = {name: comparison.part(name) for name in PARTS}
+    parts = {name: part for name, part in known.items() if part is not None}
+    absent = {
+        name: f"{plain(why, 400).removesuffix('.')}."
+        for name, why in comparison.absent.items()
+        if name in PARTS
+    }
+    if fit.data.attrs["chain"] == "kinetic" and not {"goodness"} & {*parts, *absent}:
+        absent["goodness"] = (
+            "no goodness of fit: to fit so many kinetic chains to simulated traces takes long; "
+            "isingmoe compare does it."
+        )
     if budget is None:
         absent["budget"] = (
-            "The bit budget takes minutes; run `isingmoe budget` and give its file as --budget."
+            "no bit budget: it takes minutes; run isingmoe budget, and give its file as --budget."
         )
-    cautions = list(dict.fromkeys(plain(warning.message, 400) for warning in caught))
-    return Findings(traces, fit, comparison, parts, budget, absent, cautions)
+    if traces.sizes["layer"] == 1:
+        absent["depth"] = "nothing over depth: there is one layer."
+    return Findings(traces, fit, comparison, budget, parts, absent, list(cautions))
 
 
 def _default_kind(traces: xr.Dataset) -> dict[str, Any]:
@@ -156,55 +192,21 @@ def _default_kind(traces: xr.Dataset) -> dict[str, Any]:
     return {"chain": "kinetic", "coupling": "diagonal"}
 
 
-def _parts(
-    traces: xr.Dataset,
-    fit: Fit,
-    comparison: Comparison,
-    costs: Costs,
-    seed: int,
-    track: Track | None,
-) -> tuple[dict[str, xr.Dataset], dict[str, str]]:
-    """What can be measured, and why the rest cannot."""
-    n = costs.n_simulations
-    wanted: dict[str, tuple[str, Callable[[], xr.Dataset]]] = {
-        "goodness": (
-            "goodness of fit",
-            lambda: goodness_of_fit(
-                fit,
-                traces,
-                n_simulations=n,
-                max_distance=costs.max_distance,
-                seed=seed,
-                track=_named(track, "goodness of fit"),
-            ),
-        ),
-        "ck": (
-            "Chapman-Kolmogorov test",
-            lambda: chapman_kolmogorov(
-                traces, n_simulations=n, seed=seed, track=_named(track, "Chapman-Kolmogorov")
-            ),
-        ),
-        "blocks": (
-            "block sizes",
-            lambda: block_sizes(traces, fit, seed=seed, track=_named(track, "block sizes")),
-        ),
-        "activation": (
-            "rates over position",
-            lambda: activation(traces, track=_named(track, "rates over position")),
-        ),
-        "mem": (
-            "MEM equilibrium",
-            lambda: mem(traces, fit, seed=seed, track=_named(track, "MEM equilibrium")),
-        ),
-    }
-    parts, absent = {}, {}
-    for name, (words, found) in wanted.items():
-        try:
-            parts[name] = found()
-        except _EXPECTED as error:
-            absent[name] = f"No {words}: {plain(error, 300)}."
-    return parts, absent
+def _affordable(fit: Fit, traces: xr.Dataset, costs: Costs) -> tuple[str, ...]:
+    """Parts that are measured in less than a minute together."""
+    if fit.data.attrs["chain"] != "kinetic":
+        return PARTS
+    n_tokens = int(traces["length"].sum()) * fit.data.sizes["layer"]
+    if n_tokens * (costs.n_simulations or 19) <= _MOST_REFITTED:
+        return PARTS
+    return tuple(name for name in PARTS if name != "goodness")
 
 
-def _named(track: Track | None, what: str) -> Callable[[Iterable[int]], Iterable[int]] | None:
-    return None if track is None else lambda layers: track(layers, what)
+def _check_budget(budget: Budget, traces: xr.Dataset) -> None:
+    for name in ("model", "num_experts", "top_k"):
+        got, expected = budget.data.attrs.get(name), traces.attrs[name]
+        if got != expected:
+            raise ValueError(
+                f"budget: {name}: expected {plain(expected)!r} as in {trace_name(traces)}, got "
+                f"{plain(got)!r}; it is of another trace"
+            )

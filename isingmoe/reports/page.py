@@ -91,7 +91,7 @@ def render_page(
             )
             for layer in tracked
         ],
-        absent=list(found.absent.values()),
+        absent=[line[0].upper() + line[1:] for line in found.absent.values()],
         reading=READING,
         software=citation.software(software_version()),
         paper=citation.PAPER,
@@ -189,6 +189,8 @@ def _facts(found: Findings, costs: Costs, seed: int, command: str | None) -> lis
         facts += [("file", plain(origin["file"], _LONGEST)), ("SHA-256", str(origin["sha256"]))]
     facts += [(name, plain(a[name], _LONGEST)) for name in _ATTRIBUTES if name in a]
     order = "ranked by weight" if a["ranked"] else "in no order, so that there is no primary expert"
+    test = found.parts.get("goodness")
+    simulated = costs.n_simulations or (99 if test is None else test.sizes["simulation"])
     facts += [
         ("experts", f"{a['num_experts']}, {a['top_k']} to a token, {order}"),
         (
@@ -199,7 +201,7 @@ def _facts(found: Findings, costs: Costs, seed: int, command: str | None) -> lis
         (
             "effort",
             f"distances up to {costs.max_distance}, {costs.n_resamples} bootstrap resamples of the "
-            f"texts, {costs.n_simulations} simulated data sets, {costs.n_folds} folds, seed {seed}",
+            f"texts, {simulated} simulated data sets, {costs.n_folds} folds, seed {seed}",
         ),
         ("version", f"isingmoe {software_version()}"),
     ]

@@ -21,10 +21,14 @@ from isingmoe.plotting import (
     plot_mem,
     plot_rates,
 )
+from isingmoe.plotting.style import LABEL_DEPTH
 from isingmoe.reports.findings import Findings
 from isingmoe.reports.svg import STYLE, inline_svg
 
 __all__ = ["Panel", "depth_panels", "layer_panels"]
+
+# Margins in inches: for ticks and label at the left, for a colour bar at the right.
+_LEFT, _RIGHT, _TOP, _BAR, _BOTTOM = 0.68, 0.12, 0.1, 0.62, 0.04
 
 # Of a summary over depth: name, title, caption, size in inches.
 _SUMMARY = (
@@ -88,10 +92,9 @@ class _Plan:
 
     def drawn(self, place: str) -> Panel:
         with _style():
-            figure = Figure(figsize=self.size, layout="constrained")
+            figure = Figure(figsize=self.size)
             self.draw(figure.subplots())
-            for ax in figure.axes:
-                ax.set_title("")
+            _set(figure)
             name = f"{self.name}-{place}" if place else self.name
             svg = inline_svg(figure, name, f"{self.title}. {self.caption}")
         return Panel(name, self.title, self.caption, svg)
@@ -108,6 +111,24 @@ def layer_panels(found: Findings, layer: int) -> list[Panel]:
     return [plan.drawn(str(layer)) for plan in _of_layer(found, layer)]
 
 
+def _set(figure: Figure) -> None:
+    """Margins for what stands around the axes; to find them by drawing takes longer."""
+    first, *bars = figure.axes
+    for ax in figure.axes:
+        ax.set_title("")
+    legend = first.get_legend()
+    below = 0.0
+    if legend is not None and legend.get_bbox_to_anchor().y0 < first.bbox.y0:
+        below = legend.get_window_extent().height / figure.dpi
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(
+        left=_LEFT / width,
+        right=1 - (_BAR if bars else _RIGHT) / width,
+        top=1 - _TOP / height,
+        bottom=(LABEL_DEPTH + below + _BOTTOM) / height,
+    )
+
+
 def _style() -> Any:
     return mpl.rc_context({**STYLE})
 
@@ -120,7 +141,7 @@ def _over_depth(found: Findings) -> Iterator[_Plan]:
             "How much of the entropy of a uniform router the load of each layer has, beside what "
             "chance leaves of it.",
             (4.8, 4.0),
-            lambda ax: plot_mem(found.parts["mem"], ax=ax),
+            lambda ax: plot_mem(found.comparison.data, ax=ax),
         )
     budget = found.budget
     if budget is not None:
@@ -137,10 +158,11 @@ def _over_depth(found: Findings) -> Iterator[_Plan]:
 def _summary(found: Findings) -> list[Panel]:
     """The panels of a summary over depth, a figure each."""
     with _style():
-        figures = [Figure(figsize=size, layout="constrained") for *_, size in _SUMMARY]
+        figures = [Figure(figsize=size) for *_, size in _SUMMARY]
         plot_layers(found.comparison, axes=np.array([figure.subplots() for figure in figures]))
         panels = []
         for figure, (name, title, caption, _) in zip(figures, _SUMMARY, strict=True):
+            _set(figure)
             svg = inline_svg(figure, name, f"{title}. {caption}")
             panels.append(Panel(name, title, caption, svg))
     return panels

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from isingmoe._text import interval, number, with_errors
+from isingmoe._text import interval, number, p_text, with_errors
 from isingmoe.reports.findings import Findings
-from isingmoe.reports.verdicts import p_text
 
 __all__ = ["Cell", "Column", "columns"]
 
@@ -106,11 +105,7 @@ def _law(data: xr.Dataset) -> Column:
 
 
 def _p(part: xr.Dataset, name: str, head: str, means: str, smallest: float = 0.0) -> Column:
-    cells = []
-    for p in part[name].values:
-        text = "–" if math.isnan(p) else p_text(p, smallest).removeprefix("p ").removeprefix("= ")
-        cells.append(Cell(text, _value(p)))
-    return Column(head, means, cells)
+    return Column(head, means, [Cell(p_text(p, smallest), _value(p)) for p in part[name].values])
 
 
 def _experts(found: Findings, data: xr.Dataset) -> Column:

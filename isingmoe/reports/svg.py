@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 __all__ = ["STYLE", "inline_svg"]
@@ -70,7 +71,10 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     """
     with mpl.rc_context({"svg.hashsalt": name}):
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, dpi=144, metadata=_NO_METADATA)
+        for part in (figure, *figure.axes):
+            part.patch.set_alpha(0)
+        # Not by savefig, which draws everything twice.
+        FigureCanvasSVG(figure).print_svg(stream, metadata=_NO_METADATA)
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.S)

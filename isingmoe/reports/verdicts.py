@@ -12,10 +12,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
-from isingmoe._text import interval, number
+from isingmoe._text import interval, number, p_text
 from isingmoe.reports.findings import Findings
 
-__all__ = ["LEVEL", "Verdict", "controlled", "p_text", "verdict"]
+__all__ = ["LEVEL", "Verdict", "controlled", "p_words", "verdict"]
 
 # Share of false alarms among the layers that are called out.
 LEVEL = 0.05
@@ -41,13 +41,12 @@ class Verdict:
     sentences: list[tuple[str, str]]
 
 
-def p_text(p: float, smallest: float = 0.0) -> str:
-    """A p-value; as a bound, where fewer simulations than it would need were made."""
+def p_words(p: float, smallest: float = 0.0) -> str:
+    """A p-value in a sentence; as a bound, where so few simulations could give no smaller one."""
     if math.isnan(p):
         return "p not known"
-    if p <= smallest * (1 + 1e-9):
-        return f"p ≤ {p:.2g}"
-    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+    text = p_text(p, smallest)
+    return f"p {text}" if text[0] in "≤<" else f"p = {text}"
 
 
 def controlled(part: xr.Dataset | None, name: str) -> dict[int, float]:
@@ -121,14 +120,14 @@ def _chain(found: Findings, data: xr.Dataset, layer: int) -> list[str]:
         if q <= LEVEL:
             lines.append(
                 f"A chain in which a token knows {memory} does not give this decay: of data sets "
-                f"drawn from it, as few lie so far from their own fit as {p_text(p, smallest)} "
+                f"drawn from it, as few lie so far from their own fit as {p_words(p, smallest)} "
                 "says."
             )
             lines += _where(test)
         else:
             lines.append(
                 f"A chain in which a token knows {memory} is enough for this decay "
-                f"({p_text(p, smallest)} by data sets drawn from it)."
+                f"({p_words(p, smallest)} by data sets drawn from it)."
             )
     test = found.part("ck", layer)
     if test is not None and not math.isnan(float(test["ck_p_value"])):
@@ -140,7 +139,7 @@ def _chain(found: Findings, data: xr.Dataset, layer: int) -> list[str]:
             if q <= LEVEL
             else "the steps of one token, repeated, give what is seen at larger distances"
         )
-        lines.append(f"The Chapman-Kolmogorov test {says} ({p_text(p)}): {meaning}.")
+        lines.append(f"The Chapman-Kolmogorov test {says} ({p_words(p)}): {meaning}.")
     return lines
 
 
@@ -242,7 +241,7 @@ def _law(data: xr.Dataset) -> Iterator[str]:
     )
     p = float(row["law_p_value"])
     if p <= LEVEL:
-        yield f"It does not describe it fully either ({p_text(p)})."
+        yield f"It does not describe it fully either ({p_words(p)})."
 
 
 _LAWS = {
@@ -277,7 +276,7 @@ def _load(found: Findings, data: xr.Dataset, layer: int) -> list[str]:
         "imbalanced": "The load is imbalanced",
         "collapsed": "The router has collapsed: experts own ranges of positions",
     }.get(state, f"The load is {state}")
-    lines = [f"{opening}: {size} ({p_text(p)})."]
+    lines = [f"{opening}: {size} ({p_words(p)})."]
     owners = int(balance["n_owners"]) if "n_owners" in balance else 0
     if owners:
         lines.append(f"{owners} expert{'s own' if owners > 1 else ' owns'} a range of positions.")
@@ -294,10 +293,10 @@ def _position(found: Findings, layer: int) -> list[str]:
     q = controlled(found.parts["activation"], "layer_drift_p_value")[layer]
     drifting = int((rates["uniformity_q_value"] <= LEVEL).sum())
     if q > LEVEL:
-        return [f"Rates do not change along the text ({p_text(p)})."]
+        return [f"Rates do not change along the text ({p_words(p)})."]
     null = float(rates["layer_drift_bits_null"])
     return [
-        f"Rates change along the text ({p_text(p)}): position tells {bits:.2g} bits per token, "
+        f"Rates change along the text ({p_words(p)}): position tells {bits:.2g} bits per token, "
         f"where chance alone gives {null:.2g}; {drifting} of {rates.sizes['expert']} experts take "
         f"part (false discovery rate {LEVEL:.0%})."
     ]
