@@ -208,6 +208,25 @@ def test_no_drift_is_found_where_there_is_none(kind, n_sequences):
     np.testing.assert_allclose(above.mean(), (p < 0.05).mean(), atol=0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_sequences", "n"), [(8, 1500), (142, 1000)])
+@pytest.mark.parametrize("kind", ["independent", "correlated", "slow", "texts differ"])
+def test_size_within_its_binomial_error(kind, n_sequences, n):
+    """Of 1000 data sets and more: nominal with many sequences, at most that with few."""
+    chain = {"independent": FREE, "slow": im.KineticChain(J=4.0, h=UNEVEN, n_experts=8, top_k=2)}
+    differ = {"spread": 1.0, "ragged": True} if kind == "texts differ" else {}
+    traces = replicates(chain.get(kind, STICKY), n, n_sequences, 128, 12, **differ)
+    data = activation(traces)
+    for name, number in (("uniformity_p_value", 8 * n / 2), ("layer_drift_p_value", n)):
+        p = data[name].values.ravel()
+        for level in (0.05, 0.01):
+            noise = 3 * np.sqrt(level / number)
+            assert (p < level).mean() < level + noise, (name, level)
+            if n_sequences == 142:
+                assert (p < level).mean() > level - noise, (name, level)
+    assert (data["uniformity_q_value"] < 0.05).sum() <= 2
+
+
 def test_the_test_sees_a_chain_that_remembers_as_no_drift_where_chi_square_does_not():
     traces = replicates(STICKY, 40, 20, 128, 5)
     data = activation(traces, block_length=16)

@@ -190,6 +190,23 @@ def test_a_balanced_chain_that_remembers_is_not_called_imbalanced(n_sequences):
         assert lower < 0.05 + 3 * np.sqrt(0.0475 / 200)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_sequences", "n"), [(8, 1500), (142, 1000)])
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_size_within_its_binomial_error(n_sequences, n, spread):
+    """Of 1000 data sets and more: nominal with many sequences, at most that with few."""
+    chain = im.KineticChain(J=2.2, **EVEN)
+    traces = replicates(chain, n, n_sequences, 64, 13, spread=spread, ragged=spread > 0)
+    data = mem(traces, n_simulations=1)
+    for name in ("mem_p_value", "block_p_value"):
+        p = data[name].values
+        for level in (0.05, 0.01):
+            noise = 3 * np.sqrt(level / n)
+            assert (p < level).mean() < level + noise, (name, level)
+            if n_sequences == 142:
+                assert (p < level).mean() > level - noise, (name, level)
+
+
 def test_an_uneven_load_is_imbalanced():
     for chain in (FREE, STICKY):
         data = mem(replicates(chain, 5, 24, 128, 7), n_simulations=19)
