@@ -71,9 +71,9 @@ def law_chi2(name, distance, mean, data, covariance, start):
         return value if np.isfinite(value) else 1e300
 
     p = np.array(start, float)
-    for _ in range(6):
+    for _ in range(3):
         p = minimize(
-            chi2, p, method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-12, "maxiter": 4000}
+            chi2, p, method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-10, "maxiter": 2000}
         ).x
     return chi2(p), p
 

@@ -1,4 +1,4 @@
-"""Decay laws against direct minimisation, on curves of known laws and known noise, and on traces."""
+"""Decay laws against direct minimisation, on curves of known law and noise, and on traces."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import simulate_markov
 from naive_decay import law_bins, law_chi2, law_curve, measured_curves, noisy_curves
-from scipy.stats import kstest, norm
+from scipy.stats import binomtest, kstest, norm
 
 import isingmoe as im
 from isingmoe.decay_laws import decay_laws
@@ -35,7 +35,7 @@ def synthetic(name, seed, *, n_sequences=100, n_resamples=200, spread=0.15, n_la
 
 
 @given(seed=st.integers(0, 2**32), name=st.sampled_from(list(TRUE)), n=st.integers(5, 12))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_fit_against_direct_minimisation(seed, name, n):
     """Random covariance, random averages over the distances."""
     rng = np.random.default_rng(seed)
@@ -56,12 +56,12 @@ def test_fit_against_direct_minimisation(seed, name, n):
     assert fit.chi2 == pytest.approx(rest @ np.linalg.solve(covariance, rest), rel=1e-6, abs=1e-9)
     np.testing.assert_allclose(fit.curve(d), law_curve(name, fit.parameter, d), rtol=1e-6)
     inside = np.isfinite(fit.covariance).all()
-    for start in (TRUE[name], fit.parameter):
-        slow, _ = law_chi2(name, d, mean, data, covariance, start)
-        # The slow one knows no ends of ranges, and may stop where it should not.
-        assert fit.chi2 <= slow + 1e-6 * (1 + slow) or not inside
+    slow, _ = law_chi2(name, d, mean, data, covariance, fit.parameter)
+    far, _ = law_chi2(name, d, mean, data, covariance, TRUE[name])
+    # The slow one knows no ends of ranges.
     if inside:
         assert slow == pytest.approx(fit.chi2, rel=1e-4, abs=1e-4)
+        assert fit.chi2 <= far + 1e-6 * (1 + far)
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
@@ -105,8 +105,7 @@ def test_chi2_is_that_of_the_binned_curve():
 @pytest.mark.parametrize("name", list(TRUE))
 def test_each_law_is_recovered(name):
     """Parameters within their errors, errors that are the spread, and the law preferred."""
-    n = 30
-    fitted = decay_laws(synthetic(name, 1, n_layers=n, spread=0.1))
+    fitted = decay_laws(synthetic(name, 1, n_layers=20, spread=0.1))
     own = fitted.sel(law=name)
     value = own["law_parameter"].sel(parameter=OWN[name]).values
     error = own["law_parameter_error"].sel(parameter=OWN[name]).values
@@ -123,12 +122,17 @@ def test_each_law_is_recovered(name):
 
 
 @pytest.mark.parametrize("n_sequences", [30, 200])
-def test_p_values_are_uniform(n_sequences):
-    fitted = decay_laws(synthetic("exponential", 5, n_layers=100, n_sequences=n_sequences))
+def test_p_values_are_uniform_and_errors_have_their_reach(n_sequences):
+    """Also where the covariance is poorly known."""
+    fitted = decay_laws(synthetic("exponential", 5, n_layers=50, n_sequences=n_sequences))
     p = fitted["law_p_value"].sel(law="exponential").values
     assert kstest(p, "uniform").pvalue > 1e-3
     wrong = fitted["law_p_value"].sel(law="power-law").values
     assert (wrong < 1e-3).mean() > 0.9
+    row = fitted.sel(law="exponential", parameter="length")
+    z = (row["law_parameter"] - TRUE["exponential"][1]) / row["law_parameter_error"]
+    within = int((np.abs(z) < norm.ppf(0.975)).sum())
+    assert binomtest(within, z.size, 0.95).pvalue > 1e-3
 
 
 @pytest.mark.slow
@@ -148,7 +152,7 @@ def chain_traces(xi, seed, n_sequences=100, length=300):
 
 def test_a_markov_chain_is_exponential():
     weights, p = [], []
-    for seed in range(25):
+    for seed in range(16):
         measured = im.correlation(chain_traces(4, seed), max_distance=48, seed=seed)
         fitted = decay_laws(measured).isel(layer=0)
         weights.append(fitted["law_weight"].values)
@@ -275,15 +279,6 @@ def test_distances_without_pairs_are_left_out():
     row = fitted.sel(law="exponential", parameter="length")
     expected = -3 / np.log(0.8)
     assert abs(row["law_parameter"] - expected) < 4 * row["law_parameter_error"]
-
-
-def test_errors_of_the_parameters_have_the_stated_reach():
-    """68 % of the lengths lie within one error, also where the covariance is poorly known."""
-    fitted = decay_laws(synthetic("exponential", 11, n_layers=120, n_sequences=30))
-    row = fitted.sel(law="exponential", parameter="length")
-    z = (row["law_parameter"] - 6) / row["law_parameter_error"]
-    share = (np.abs(z) < norm.ppf(0.975)).mean().item()
-    assert 0.85 < share < 0.995
 
 
 def test_what_is_no_measurement_is_refused():
