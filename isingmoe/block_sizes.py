@@ -81,7 +81,7 @@ def block_sizes(
         and without one the primary expert where the trace is ranked.
     n_simulations : int
         Data sets drawn of the chain and of each baseline. More give their lengths with less
-        noise; the intervals stay those of one data set.
+        noise, and take as much longer.
     n_resamples : int
         Bootstrap resamples of the sequences, at least 2.
     seed : int, SeedSequence or Generator
@@ -129,8 +129,9 @@ def block_sizes(
     it accounts for. What no source has, and the window lengths above those of the chain, are a
     memory of the text longer than the chain's.
 
-    Intervals: bootstrap over sequences. Those of drawn sources are of resamples with as many
-    sequences as the data have, so that they say where one such data set would lie. Random
+    Intervals: bootstrap over sequences. Those of drawn sources are prediction intervals: where
+    the length of one data set of the source would lie, each fitted over the lags that it shows,
+    the noise of the draws counted. They leave out that the fit itself is uncertain. Random
     routers are drawn once for all layers that recorded the same tokens. Draws of a chain begin
     at position 0.
 
@@ -234,8 +235,13 @@ def _put(
         return
     resample = curves.resample[~np.isnan(curves.resample[:, 1])]
     found = length_variables(curves.value[None], curves.error[None], resample[None])
-    for end in _ENDS:
-        values[f"{kind}_length{end}"][place] = unit * found[f"correlation_length{end}"][1][0]
+    lengths = {end: found[f"correlation_length{end}"][1][0] for end in _ENDS}
+    if place[1] > 0 and len(resample):
+        # Of what is drawn, where the data would lie: over the lags that each resample shows.
+        own = decay_fit(resample, curves.error)[0]
+        lengths["_low"], lengths["_high"] = np.quantile(own, [0.025, 0.975], method="nearest")
+    for end, length in lengths.items():
+        values[f"{kind}_length{end}"][place] = unit * length
     values[f"{kind}_n_fitted"][place] = found["n_fitted"][1][0]
 
 
@@ -298,16 +304,16 @@ def _n_windows(fit: Fit) -> int:
 def _resamples(n_sequences: int, n_resamples: int, n_draws: int, seed: Seed) -> tuple[Array, Array]:
     """How often each sequence is drawn, of the data and of drawn sets that lie together.
 
-    Both draw as many sequences as the data have.
+    Of n drawn sets, n / (n + 1) as many as the data have: the curve of a data set varies about
+    that of n sets by (1 + 1 / n) times its own variance.
     """
     root = seed_sequence(seed)
     number = int(seed) if isinstance(seed, int | np.integer) else int(root.generate_state(1)[0])
     own = resampling_weights(n_sequences, n_resamples, number)
-    if n_draws == 1:
-        return own, own
-    rng = np.random.default_rng([number, n_draws])
     n = n_draws * n_sequences
-    return own, rng.multinomial(n_sequences, np.full(n, 1 / n), n_resamples).astype(float)
+    n_drawn = max(round(n / (n_draws + 1)), 1)
+    drawn = np.random.default_rng([number, n]).multinomial(n_drawn, np.full(n, 1 / n), n_resamples)
+    return own, drawn.astype(float)
 
 
 def _checked_kinds(baselines: Iterable[str]) -> tuple[str, ...]:

@@ -113,6 +113,7 @@ class BlockSums:
         ----------
         place : int
         weights : ndarray (resample, sequence)
+            How often each sequence is drawn; the same number of sequences in each resample.
 
         Returns
         -------
@@ -161,7 +162,9 @@ class BlockSums:
         value = exact(np.ones((1, len(adds))))[0]
         if adds[: self.n_sequences].sum() > 1:
             resample = exact(weights)
-            return Curves(value, _spread(resample), resample)
+            # A resample of fewer sequences than the data set varies more than it does.
+            scale = np.sqrt(weights[0].sum() / self.n_sequences)
+            return Curves(value, scale * _spread(resample), resample)
         # One sequence cannot be resampled: the error is that of uncorrelated tokens.
         error = np.abs(value[0]) / np.sqrt(np.maximum(n_pairs.sum(0) / self.n_sets, 1))
         return Curves(value, error, np.full((len(weights), len(value)), np.nan))

