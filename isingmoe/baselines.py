@@ -91,9 +91,11 @@ def baseline_correlation(
     distance = distances(traces, max_distance)
     root = seed_sequence(seed)
     # By the number of the kind, so that a kind has the same draws whatever others there are.
-    seeds = dict(zip(BASELINES, root.spawn(len(BASELINES)), strict=True))
+    seeds: dict[str, np.random.SeedSequence] = dict(
+        zip(BASELINES, root.spawn(len(BASELINES)), strict=True)
+    )
     shape = traces["expert_index"].shape[1:3]
-    drawing = {kind: _drawing(kind, shape, n_draws, seeds[kind]) for kind in kinds}
+    drawing = [_drawing(kind, shape, n_draws, seeds[kind]) for kind in kinds]
     none = np.empty((0, traces.sizes["sequence"]))
     expected = np.empty((len(kinds), traces.sizes["layer"], len(distance)))
     spread = np.empty_like(expected)
@@ -102,7 +104,7 @@ def baseline_correlation(
         for number, kind in enumerate(kinds):
             drawn = [
                 centred_curves(moved, centre, none, summed=True).value[0]
-                for moved in drawing[kind](layer)
+                for moved in drawing[number](layer)
             ]
             expected[number, place] = expected_correlation(layer, kind, centre)
             spread[number, place] = np.std(drawn, axis=0, ddof=1)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import isingmoe as im
+from isingmoe.baselines import baseline_correlation
+from isingmoe.expert_correlations import expert_correlation
 
 pytestmark = pytest.mark.shared
 
@@ -81,6 +83,47 @@ def test_overlaps_repeats_and_baselines(shared_traces, model, layer):
         assert 0.4 < data[f"{kind}_spread"][0].item() / spread < 2.6
     measured = (data["overlap"] - data["overlap_shuffled"]).values
     np.testing.assert_allclose(measured, excess, atol=3 * overlap[2])
+
+
+def counted(traces, **options):
+    """Overlap in experts by distance, of the integers that are counted for every expert."""
+    found = expert_correlation(traces, max_distance=16, n_resamples=0, **options).isel(layer=0)
+    return found["n_both"].sum("expert") / found["n_pairs"], found
+
+
+@pytest.mark.parametrize(("model", "layer"), FACTS)
+def test_excess_at_five_distances_to_the_digits_given(shared_traces, model, layer):
+    """The table takes the same mean of several shuffles off at every distance.
+
+    Differences between distances are therefore free of it, and each number is rounded once.
+    """
+    overlap, repeat, excess = FACTS[model, layer]
+    traces = im.open_traces(shared_traces / f"{model}.nc").sel(layer=[layer])
+    value, _ = counted(traces, primary=False)
+    value = value.sel(distance=[1, 2, 4, 8, 16]).values / traces.attrs["top_k"]
+    assert round(value[0], 4) == overlap[0]
+    np.testing.assert_allclose(value - value[0], np.array(excess) - excess[0], atol=1.01e-4)
+    options = {"kinds": ["shuffled"], "max_distance": 1}
+    kinds = [(False, overlap, traces.attrs["top_k"])]
+    kinds += [(True, repeat, 1)] if repeat else []
+    for primary, (measured, shuffled, spread), k in kinds:
+        value, found = counted(traces, primary=primary)
+        assert round(value.sel(distance=1).item() / k, 4) == measured
+        chance = baseline_correlation(traces, primary=primary, **options)
+        by_load = ((found["n_served"] / found["n_tokens"]) ** 2).sum().item()
+        at_one = chance.isel(kind=0, layer=0).sel(distance=1)
+        expected = (at_one["baseline"].item() + by_load) / k
+        assert expected == pytest.approx(shuffled, abs=1.5 * spread)
+        assert 0.4 < at_one["baseline_spread"].item() / k / spread < 2.6
+
+
+def test_load_alone_repeats_less_than_the_primary_expert(shared_traces):
+    """gpt-oss layer 0: .0676 of pairs, .060 by the load of all texts, .0906 shuffled."""
+    traces = im.open_traces(shared_traces / "gpt-oss-20b.nc").sel(layer=[0])
+    value, found = counted(traces, primary=True)
+    by_load = ((found["n_served"] / found["n_tokens"]) ** 2).sum().item()
+    assert round(by_load, 3) == 0.060
+    assert by_load < value.sel(distance=1).item() < 0.0906
 
 
 def without_a_gap(fit, traces, **options):

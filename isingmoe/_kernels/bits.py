@@ -14,3 +14,10 @@ def count_bits(word):
     )
     word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
     return np.int64((word * np.uint64(0x0101010101010101)) >> np.uint64(56))
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def lowest_bit(word):
+    """Index of the lowest bit of a uint64 that is set; 64 if none is."""
+    # This form too is an instruction of its own.
+    return count_bits(~word & (word - np.uint64(1)))

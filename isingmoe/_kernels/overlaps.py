@@ -8,13 +8,7 @@ A token without a recorded expert is the empty set; it forms no pair.
 import numba as nb
 import numpy as np
 
-from isingmoe._kernels.bits import count_bits
-
-
-@nb.njit(cache=True, nogil=True, inline="always")
-def _lowest(word):
-    """Index of the lowest bit of a word that is not zero."""
-    return count_bits((word & (~word + np.uint64(1))) - np.uint64(1))
+from isingmoe._kernels.bits import count_bits, lowest_bit
 
 
 @nb.njit(cache=True, nogil=True, inline="always")
@@ -29,7 +23,7 @@ def _is_empty(sets, s, i):
 def _add_members(counts, w, word):
     """Add one to the count of every expert in word w of a set."""
     while word != 0:
-        counts[64 * w + _lowest(word)] += 1
+        counts[64 * w + lowest_bit(word)] += 1
         word &= word - np.uint64(1)
 
 
@@ -90,7 +84,7 @@ def unpack_sets(sets, n_ranks):
             for w in range(n_words):
                 word = sets[s, w, i]
                 while word != 0:
-                    index[s, i, rank] = 64 * w + _lowest(word)
+                    index[s, i, rank] = 64 * w + lowest_bit(word)
                     word &= word - np.uint64(1)
                     rank += 1
     return index

@@ -12,6 +12,7 @@ import numba as nb
 import numpy as np
 
 from isingmoe._kernels.adders import GROUP, LEVELS, ROW, add_counters, add_rows
+from isingmoe._kernels.bits import count_bits, lowest_bit
 
 STRETCH = 8192
 """Tokens whose planes are held at a time."""
@@ -27,40 +28,69 @@ _WORTH = GROUP * GROUP
 _BYTES = 8
 
 
-@nb.njit(cache=True, nogil=True)
-def _pack(index, start, stretch, planes, tokens, n_tokens_of):
-    """Planes of the experts of a stretch, and the tokens of each; the last is of all tokens.
+@nb.njit(cache=True, nogil=True, inline="always")
+def _exchange(block, width, mask):
+    """One step of the transposition: blocks of bits beside the diagonal change places."""
+    for first in range(0, 64, 2 * width):
+        for row in range(first, first + width):
+            different = ((block[row] >> np.uint64(width)) ^ block[row + width]) & mask
+            block[row + width] ^= different
+            block[row] ^= different << np.uint64(width)
 
-    Bits are set beyond the stretch too, as far as the planes reach: they are where pairs end.
-    """
-    # Unsigned throughout: a signed index may count from the end, which takes time to rule out.
-    one, low = np.uint64(1), np.uint64(7)
-    all_tokens, n_words = np.uint64(planes.shape[0] - 1), np.uint64(planes.shape[1])
-    planes[:] = 0
-    n_tokens_of[:] = 0
-    stride = np.uint64(_BYTES) * n_words
-    n_listed = np.uint64(stretch)
-    for i in range(min(np.uint64(64) * n_words, np.uint64(index.shape[0] - start))):
-        word, bit = i >> np.uint64(6), i & np.uint64(63)
-        # Where the window of the token begins, in the copy that is shifted by its place in a byte.
-        after = i + one
-        window = np.int32((after & low) * stride + (after >> np.uint64(3)))
-        listed = np.uint64(i < n_listed)
-        is_recorded = False
-        row = index[np.uint64(start) + i]
-        for rank in range(np.uint64(row.size)):
-            expert = np.uint64(np.int64(row[rank]))
-            if expert < all_tokens:
-                is_recorded = True
-                before = planes[expert, word]
-                planes[expert, word] = before | (one << bit)
-                tokens[expert, n_tokens_of[expert]] = window
-                # One that a token names twice serves it once.
-                n_tokens_of[expert] += listed & (~before >> bit)
-        if is_recorded:
-            planes[all_tokens, word] |= one << bit
-            tokens[all_tokens, n_tokens_of[all_tokens]] = window
-            n_tokens_of[all_tokens] += listed
+
+@nb.njit(cache=True, nogil=True)
+def _transpose(block):
+    """Transpose 64 words as a matrix of bits (Warren, Hacker's Delight (2012), section 7-3)."""
+    _exchange(block, 32, np.uint64(0x00000000FFFFFFFF))
+    _exchange(block, 16, np.uint64(0x0000FFFF0000FFFF))
+    _exchange(block, 8, np.uint64(0x00FF00FF00FF00FF))
+    _exchange(block, 4, np.uint64(0x0F0F0F0F0F0F0F0F))
+    _exchange(block, 2, np.uint64(0x3333333333333333))
+    _exchange(block, 1, np.uint64(0x5555555555555555))
+
+
+@nb.njit(cache=True, nogil=True)
+def _pack(index, start, planes, block):
+    """Planes of the experts from a token on, as far as they reach; the last is of all tokens."""
+    n_experts, n_words = planes.shape[0] - 1, planes.shape[1]
+    for word in range(n_words):
+        first = start + 64 * word
+        n_tokens = max(min(64, index.shape[0] - first), 0)
+        recorded = np.uint64(0)
+        for least in range(0, n_experts, 64):
+            for i in range(n_tokens):
+                # An unsigned index cannot count from the end, which takes time to rule out.
+                token, experts = np.uint64(first + i), np.uint64(0)
+                for rank in range(index.shape[1]):
+                    bit = np.uint64(np.int64(index[token, np.uint64(rank)]) - least)
+                    experts |= np.uint64(bit < 64) << (bit & np.uint64(63))
+                block[i] = experts
+                recorded |= np.uint64(experts != 0) << np.uint64(i)
+            block[n_tokens:] = 0
+            _transpose(block)
+            for expert in range(least, min(least + 64, n_experts)):
+                planes[expert, word] = block[expert - least]
+        planes[n_experts, word] = recorded
+
+
+@nb.njit(cache=True, nogil=True)
+def _list_windows(plane, n_words, begin, window):
+    """Where the window of each token of a plane begins in its copies; returns how many."""
+    n = np.uint64(0)
+    for word in range(n_words):
+        bits, at = plane[word], n
+        n += np.uint64(count_bits(bits))
+        # More are written than there are, and overwritten: fewer branches to guess.
+        for _ in range(4):
+            window[at] = begin[np.uint64(lowest_bit(bits))] + np.int32(_BYTES * word)
+            bits &= bits - np.uint64(1)
+            at += np.uint64(1)
+        while bits != 0:
+            for _ in range(8):
+                window[at] = begin[np.uint64(lowest_bit(bits))] + np.int32(_BYTES * word)
+                bits &= bits - np.uint64(1)
+                at += np.uint64(1)
+    return np.int64(n)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -120,7 +150,7 @@ def pair_counts(index, unit, bounds, n_experts, max_distance, is_summed, n_worke
     Parameters
     ----------
     index : int16 array (sequence, position, rank)
-        Expert ids; one that is out of range is left out.
+        Expert ids below `n_experts`; negative where there is none.
     unit : int64 array (unit, 2)
         Sequence and first position of each stretch of at most STRETCH tokens. Pairs belong to
         the stretch of their first token.
@@ -148,26 +178,29 @@ def pair_counts(index, unit, bounds, n_experts, max_distance, is_summed, n_worke
     n_words = stretch // 64 + n_vectors * ROW + 1
     for worker in nb.prange(n_workers):
         planes = np.empty((n_experts + 1, n_words), np.uint64)
-        tokens = np.empty((n_experts + 1, stretch + GROUP), np.int32)
-        n_tokens_of = np.empty(n_experts + 1, np.uint64)
+        block = np.empty(64, np.uint64)
+        window = np.empty(stretch + GROUP, np.int32)
         # After the copies a row of zeros: the window of no token.
         copies = np.zeros(8 * n_words + n_vectors * ROW, np.uint64)
+        # Where the bits after each bit begin: a byte of the copy that is shifted by the rest.
+        after = np.arange(1, 66)
+        begin = ((after & 7) * _BYTES * n_words + (after >> 3)).astype(np.int32)
         rows = (_BYTES * (_WAITING + ROW * np.arange(GROUP))).astype(np.int32)
         state = np.zeros((n_series + 1, n_vectors, _STATE), np.uint64)
         counts = np.zeros((n_series + 1, n_vectors * _COLUMNS), np.int64)
         for part in range(n_parts * worker // n_workers, n_parts * (worker + 1) // n_workers):
             for u in range(bounds[part], bounds[part + 1]):
                 sequence, start = unit[u]
-                _pack(index[sequence], start, stretch, planes, tokens, n_tokens_of)
+                _pack(index[sequence], start, planes, block)
                 for e in range(n_experts + 1):
-                    n = np.int64(n_tokens_of[e])
+                    n = _list_windows(planes[e], stretch // 64, begin, window)
                     if n == 0:
                         continue
                     n_groups = -(-n // GROUP)
-                    tokens[e, n : GROUP * n_groups] = 8 * _BYTES * n_words
+                    window[n : GROUP * n_groups] = 8 * _BYTES * n_words
                     _copy_shifted(planes[e], copies)
                     series = n_series if e == n_experts else min(e, n_series - 1)
-                    _add_windows(copies, tokens[e], n_groups, state[series], rows, counts[series])
+                    _add_windows(copies, window, n_groups, state[series], rows, counts[series])
                     found = pairs[part] if e == n_experts else both[part, series]
                     found[0] += n
             for series in range(n_series):
