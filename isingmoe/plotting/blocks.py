@@ -27,6 +27,8 @@ _KINDS = {
     "share": "share of the correlation of neighbouring blocks",
 }
 _VALUES = {"coarse": "coarse_length", "window": "window_length", "share": "coarse_length"}
+# A baseline with less of the measured correlation than this is left out.
+_LITTLE = 0.05
 # Of the shares, beyond which a point stands on the edge.
 _LOWEST, _HIGHEST = -0.15, 1.5
 
@@ -52,8 +54,8 @@ def plot_block_sizes(
     -------
     Axes
         Lengths are on logarithmic axes with their 95 % intervals, a band for the chain. One
-        without end stands on the upper edge, one that is not seen on the lower, and of a
-        baseline not at all.
+        without end stands on the upper edge, one that is not seen on the lower. A baseline
+        stands where it is seen and has a twentieth of the measured correlation or more.
 
     Raises
     ------
@@ -115,9 +117,9 @@ def _draw_lengths(ax: Axes, row: xr.Dataset, kind: str) -> None:
         elif source == "chain":
             ax.fill_between(b, low, high, color=colour, alpha=0.15, lw=0)
             ax.plot(b, value, "-", color=colour, lw=1.4, label=label)
-        elif (part[f"{kind}_n_fitted"] > 0).any():
-            seen = np.where(part[f"{kind}_n_fitted"].values > 0, value, np.nan)
-            ax.plot(b, seen, marker, color=colour, ms=4, label=label, clip_on=False)
+        elif (matters := _matters(row, source, kind)).any():
+            shown = np.where(matters, value, np.nan)
+            ax.plot(b, shown, marker, color=colour, ms=4, label=label, clip_on=False)
     if kind == "coarse" and "coarse_length_exact" in row:
         exact = _on_axes(row["coarse_length_exact"].values, bottom, top)
         ax.plot(b, exact, ":", color=BLUE, lw=1.2, label="the chain, exactly")
@@ -125,6 +127,14 @@ def _draw_lengths(ax: Axes, row: xr.Dataset, kind: str) -> None:
     ax.set_yscale("log")
     # The legend has the room above the edge.
     ax.set_ylim(bottom, top * (top / bottom) ** 0.3)
+
+
+def _matters(row: xr.Dataset, source: str, kind: str) -> NDArray[np.bool_]:
+    """Where a source has a length, and not of next to nothing."""
+    curve = row[f"{kind}_correlation"]
+    first = abs(curve.isel({curve.dims[-1]: 1}))
+    some = first.sel(source=source) > _LITTLE * first.sel(source="measured")
+    return ((row[f"{kind}_n_fitted"].sel(source=source) > 0) & some).values
 
 
 def _limits(row: xr.Dataset, kind: str) -> tuple[float, float]:
