@@ -48,7 +48,7 @@ def every_plot(found):
         "ck": lambda ax: im.plot_ck(found.parts["ck"], 3, ax=ax),
         "blocks": lambda ax: im.plot_block_sizes(found.parts["blocks"], 3, ax=ax),
         "rates": lambda ax: im.plot_rates(found.parts["activation"], 3, ax=ax),
-        "mem": lambda ax: im.plot_mem(found.parts["mem"], ax=ax),
+        "mem": lambda ax: im.plot_mem(found.comparison.data, ax=ax),
     }
 
 
@@ -246,8 +246,7 @@ def test_plot_command_draws_every_kind(found, tmp_path, monkeypatch, run_cli):
     monkeypatch.chdir(tmp_path)
     im.save_traces(found.traces, "traces.nc")
     found.fit.save("fit.nc")
-    plain = found.comparison.data.drop_dims(("law", "kind", "parameter"))
-    im.Comparison(plain).save("comparison.nc")
+    found.comparison.save("comparison.nc")
     im.budget(found.traces, reach=1, n_folds=2, coupling="diagonal").save("budget.nc")
     for kind, file, more in (
         ("decay", "comparison.nc", ("--layer", 3)),
@@ -259,10 +258,14 @@ def test_plot_command_draws_every_kind(found, tmp_path, monkeypatch, run_cli):
         ("mem", "traces.nc", ("--fit", "fit.nc")),
         ("blocks", "traces.nc", ("--layer", 3, "--fit", "fit.nc")),
         ("ck", "traces.nc", ("--layer", 3)),
+        ("mem", "comparison.nc", ("-o", "mem2.svg")),
+        ("rates", "comparison.nc", ("--layer", 3, "-o", "rates2.svg")),
+        ("blocks", "comparison.nc", ("--layer", 3, "-o", "blocks2.svg")),
     ):
-        ran = run_cli("plot", kind, file, "-o", f"{kind}.svg", *more)
-        assert (ran.exit_code, ran.stdout) == (0, f"Written: {kind}.svg\n"), ran.stderr
-        assert "<svg" in (tmp_path / f"{kind}.svg").read_text("utf-8")
+        name = more[-1] if "-o" in more else f"{kind}.svg"
+        ran = run_cli("plot", kind, file, "-o", name, *more)
+        assert (ran.exit_code, ran.stdout) == (0, f"Written: {name}\n"), ran.stderr
+        assert "<svg" in (tmp_path / name).read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -272,7 +275,7 @@ def test_plot_command_draws_every_kind(found, tmp_path, monkeypatch, run_cli):
         (("decay", "fit.nc"), "fit.nc: attribute conventions: expected 'isingmoe-comparison-1'"),
         (("budget", "fit.nc"), "fit.nc: attribute conventions: expected 'isingmoe-budget-1'"),
         (("rates", "fit.nc"), "fit.nc: .*expected 'isingmoe-traces-1'"),
-        (("rates", "comparison.nc"), "comparison.nc: rate: the comparison has none"),
+        (("ck", "comparison.nc"), "comparison.nc: ck: the comparison has none; give the traces"),
         (("ck", "traces.nc", "--layer", "5"), "traces.nc: layer: expected some of 3, 7, got 5"),
         (("rates", "traces.nc"), r"layer: expected one of \[3, 7\], got none"),
         (("decay", "absent.nc"), "absent.nc: no such file"),
@@ -282,9 +285,7 @@ def test_plot_command_says_what_it_wants(found, tmp_path, monkeypatch, run_cli, 
     monkeypatch.chdir(tmp_path)
     im.save_traces(found.traces, "traces.nc")
     found.fit.save("fit.nc")
-    im.Comparison(found.comparison.data.drop_dims(("law", "kind", "parameter"))).save(
-        "comparison.nc"
-    )
+    found.comparison.save("comparison.nc")
     ran = run_cli("plot", *command)
     assert ran.exit_code == 1
     assert ran.stderr.startswith("isingmoe: error: ")

@@ -21,6 +21,7 @@ from isingmoe.plotting.style import (
     legend_below,
     new_axes,
     shown,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def plot_decay(
         _draw_laws(ax, data, distance, scale, laws)
     ax.set(xscale="log", yscale="log", xlim=(0.93, distance[-1] * 1.08), ylim=(floor, 1.0))
     ax.xaxis.set_major_locator(LogLocator(base=2, numticks=12))
-    ax.xaxis.set_major_formatter(_written)
-    ax.yaxis.set_major_formatter(_written)
+    ax.xaxis.set_major_formatter(written)
+    ax.yaxis.set_major_formatter(written)
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_minor_locator(LogLocator(base=2, subs=()))
     ax.set_xlabel("distance d (tokens)")
@@ -93,11 +94,6 @@ def plot_decay(
     ax.set_title(f"{shown(comparison.data.attrs['model'], 44)}, layer {layer}", fontsize=10)
     legend_below(ax, columns=1)
     return ax
-
-
-def _written(value: float, _: float) -> str:
-    """A number on an axis, without powers."""
-    return f"{value:g}"
 
 
 def _measured(data: xr.Dataset) -> dict[str, tuple[Array, Array]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from isingmoe.plotting.style import (
@@ -20,6 +21,7 @@ from isingmoe.plotting.style import (
     legend_below,
     new_axes,
     shown,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -105,6 +107,9 @@ def draw_lengths(
                 label=f"_{label}",
             )
     ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(written)
+    ax.yaxis.set_minor_formatter(NullFormatter())
     if len(layers) == 1:
         ax.set_xlim(layers[0] - 1, layers[0] + 1)
     layer_axis(ax)

@@ -36,6 +36,7 @@ __all__ = [
     "legend_below",
     "new_axes",
     "shown",
+    "written",
 ]
 
 # Inches below the axes that their ticks and label take.
@@ -118,6 +119,11 @@ def known_layer(layers: NDArray[Any], layer: int | None) -> int:
             f"layer: expected one of {known}, got {'none' if layer is None else layer}"
         )
     return layer
+
+
+def written(value: float, _: float) -> str:
+    """A number on a logarithmic axis, without powers."""
+    return f"{value:g}"
 
 
 def layer_axis(ax: Axes) -> None:

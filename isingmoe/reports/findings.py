@@ -23,6 +23,8 @@ Track = Callable[[Iterable[int], str], Iterable[int]]
 
 # Parts of a comparison that the page shows.
 PARTS = ("baselines", "laws", "goodness", "ck", "blocks", "activation", "mem")
+# Draws behind the spread of each baseline.
+_N_SHUFFLES = 10
 # Tokens of all layers, times simulations, that kinetic chains are fitted to again for the
 # goodness of fit: about half a minute of one core.
 _MOST_REFITTED = 10_000_000
@@ -130,6 +132,7 @@ def measure(
             parts=_affordable(fit, traces, costs),
             max_distance=costs.max_distance,
             n_resamples=costs.n_resamples,
+            n_shuffles=_N_SHUFFLES,
             n_simulations=costs.n_simulations,
             n_folds=costs.n_folds,
             seed=seed,

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from isingmoe.plotting import (
@@ -28,7 +29,7 @@ from isingmoe.reports.svg import STYLE, inline_svg
 __all__ = ["Panel", "depth_panels", "layer_panels"]
 
 # Margins in inches: for ticks and label at the left, for a colour bar at the right.
-_LEFT, _RIGHT, _TOP, _BAR, _BOTTOM = 0.68, 0.12, 0.1, 0.62, 0.04
+_LEFT, _RIGHT, _TOP, _BAR, _PAD = 0.68, 0.12, 0.1, 0.66, 0.04
 
 # Of a summary over depth: name, title, caption, size in inches.
 _SUMMARY = (
@@ -37,26 +38,26 @@ _SUMMARY = (
         "Self-coupling",
         "Mean coupling of an expert to itself, weighted with the load, ± one standard error; "
         "zero for independent tokens.",
-        (4.8, 3.2),
+        (4.8, 3.6),
     ),
     (
         "lengths",
         "Correlation length by estimator",
         "Of the fitted chain, by the decay that is measured, and by its second moment, with 95 % "
         "intervals. Of a right chain all are alike. A triangle: no upper end.",
-        (4.8, 4.4),
+        (4.8, 4.2),
     ),
     (
         "load",
         "Distance of the load from uniform",
         "Corrected for the bias of few tokens, beside what 95 % of uniform routers stay below.",
-        (4.8, 3.2),
+        (4.8, 3.6),
     ),
     (
         "bits",
         "Bits gained over a uniform router",
         "By the load alone, and with the chain.",
-        (4.8, 3.2),
+        (4.8, 3.6),
     ),
 )
 
@@ -92,7 +93,7 @@ class _Plan:
 
     def drawn(self, place: str) -> Panel:
         with _style():
-            figure = Figure(figsize=self.size)
+            figure = _canvas(self.size)
             self.draw(figure.subplots())
             _set(figure)
             name = f"{self.name}-{place}" if place else self.name
@@ -111,22 +112,34 @@ def layer_panels(found: Findings, layer: int) -> list[Panel]:
     return [plan.drawn(str(layer)) for plan in _of_layer(found, layer)]
 
 
+def _canvas(size: tuple[float, float]) -> Figure:
+    """A figure that no window knows of, with something to measure letters by."""
+    figure = Figure(figsize=size, dpi=72)
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def _set(figure: Figure) -> None:
-    """Margins for what stands around the axes; to find them by drawing takes longer."""
+    """Margins for what stands around the axes; a layout engine draws all of it to find them."""
     first, *bars = figure.axes
     for ax in figure.axes:
         ax.set_title("")
-    legend = first.get_legend()
+    width, height = figure.get_size_inches()
+    dpi, legend = figure.dpi, first.get_legend()
     below = 0.0
     if legend is not None and legend.get_bbox_to_anchor().y0 < first.bbox.y0:
-        below = legend.get_window_extent().height / figure.dpi
-    width, height = figure.get_size_inches()
+        below = legend.get_window_extent().height / dpi
     figure.subplots_adjust(
         left=_LEFT / width,
         right=1 - (_BAR if bars else _RIGHT) / width,
         top=1 - _TOP / height,
-        bottom=(LABEL_DEPTH + below + _BOTTOM) / height,
+        bottom=(LABEL_DEPTH + below + _PAD) / height,
     )
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    label = first.yaxis.get_tightbbox(canvas.get_renderer())
+    if label is not None:
+        figure.subplots_adjust(left=(_PAD + (first.bbox.x0 - label.x0) / dpi) / width)
 
 
 def _style() -> Any:
@@ -158,7 +171,7 @@ def _over_depth(found: Findings) -> Iterator[_Plan]:
 def _summary(found: Findings) -> list[Panel]:
     """The panels of a summary over depth, a figure each."""
     with _style():
-        figures = [Figure(figsize=size) for *_, size in _SUMMARY]
+        figures = [_canvas(size) for *_, size in _SUMMARY]
         plot_layers(found.comparison, axes=np.array([figure.subplots() for figure in figures]))
         panels = []
         for figure, (name, title, caption, _) in zip(figures, _SUMMARY, strict=True):

@@ -47,6 +47,7 @@ _THEMED = {
 
 _COLOUR = re.compile(r"\b(fill|stroke): ?(#[0-9a-f]{6})")
 _LONG_NUMBER = re.compile(r"(\d\.\d{2})\d+")
+_TAG = re.compile(r"<[a-z][^>]*>")
 _FONT = re.compile(r"font(-family)?: ([^;\"]*)")
 _ID = re.compile(r' id="([^"]*)"')
 _REFERENCE = re.compile(r'(?:url\(#|href="#)([^)"]*)')
@@ -83,7 +84,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     text = _REFERENCE.sub(lambda m: m[0].replace("#", f"#{name}-", 1), text)
     text = _COLOUR.sub(lambda m: f"{m[1]}: {_THEMED.get(m[2], m[2])}", text)
     text = _FONT.sub(_without_family, text)
-    text = _LONG_NUMBER.sub(r"\1", text)
+    text = _TAG.sub(lambda m: _LONG_NUMBER.sub(r"\1", m[0]), text)
     text = re.sub(r">\s+<", "><", text)
     box = re.search(r'viewBox="([^"]*)"', text)
     size = box[1] if box else "0 0 1 1"
