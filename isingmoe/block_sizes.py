@@ -30,7 +30,7 @@ Array = NDArray[np.floating]
 
 # The exact correlation of tokens is taken this far, and is nothing beyond where so small a
 # part of it is left there.
-_FURTHEST, _NOTHING = 4096, 1e-12
+_FURTHEST, _NOTHING = 2048, 1e-12
 # A chain of more windows is not solved.
 _FEW_WINDOWS = 256
 # What its length is, the curve it is fitted to, and its dimension.
@@ -272,15 +272,15 @@ def _share(found: dict[str, Any]) -> tuple[Any, ...]:
 
 def _exact(fit: Fit, found: dict[str, Any], grid: BlockGrid) -> dict[str, Any]:
     """Coarse length of the infinite chain, fitted as that of the drawn ones, where it is solved."""
-    data, b_last = fit.data, int(grid.block_length[-1])
-    moves = {"h_position", "sequence_spread"} & set(data)
+    moves = {"h_position", "sequence_spread"} & set(fit.data)
     if moves or (fit.is_regressed and _n_windows(fit) > _FEW_WINDOWS):
         return {}
-    needed = (N_LAGS + 1) * b_last - 1
-    tokens = predicted_correlation(fit, min(needed, _FURTHEST))["predicted"].values
     # As far as a drawn chain would be seen; without one, as far as the data are.
     error = found["coarse_error"][1]
     error = error[:, 1 if can_be_drawn(fit) else 0]
+    measured = grid.block_length[~np.isnan(error[..., 1]).all(0)]
+    needed = (N_LAGS + 1) * int(measured.max(initial=1)) - 1
+    tokens = predicted_correlation(fit, min(needed, _FURTHEST))["predicted"].values
     length = np.full((len(tokens), len(grid.block_length)), np.nan)
     for layer, curve in enumerate(tokens):
         if len(curve) <= needed and abs(curve[-1]) <= _NOTHING * curve[0]:
