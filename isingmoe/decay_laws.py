@@ -25,6 +25,8 @@ _MOST_BINS, _FEWEST_BINS, _FREEDOM = 16, 6, 4
 _KNOWN = 0.9
 # Beside the curve's size a spread like this is rounding.
 _ROUNDING = 1e-10
+# Smallest eigenvalue of the correlations between bins that are not bound to each other.
+_DEPENDENT = 1e-6
 
 
 def decay_laws(measured: xr.Dataset) -> xr.Dataset:
@@ -34,7 +36,7 @@ def decay_laws(measured: xr.Dataset) -> xr.Dataset:
     ----------
     measured : Dataset
         From `correlation`: `correlation`, `correlation_error` (layer, distance) and
-        `resample` (layer, resample, distance).
+        `resample` (layer, resample, distance), and the attribute `n_sequences`.
 
     Returns
     -------
@@ -53,7 +55,7 @@ def decay_laws(measured: xr.Dataset) -> xr.Dataset:
     TypeError
         If `measured` is not a Dataset.
     ValueError
-        If it lacks one of the three variables.
+        If it lacks one of the three variables or the attribute.
 
     Notes
     -----
@@ -65,10 +67,11 @@ def decay_laws(measured: xr.Dataset) -> xr.Dataset:
     for K bins (Hartlap et al. 2007) and is divided by that; the p-value is that of
     Hotelling's T^2, and the parameters' variance has the factor for GLS with an estimated
     covariance (Toussaint and Freeman 2008), nu (nu - 1)/((nu - m)(nu - m - 1)) with m the degrees
-    of freedom of the fit. Where nu is less than four times the six bins, the correlations
-    between them are shrunk by the share that makes their expected error smallest (Schaefer
-    and Strimmer 2005), no other correction is made, and there is no p-value. One
-    sequence has errors of uncorrelated tokens, taken as independent over the distances.
+    of freedom of the fit. Where nu is less than four times the six bins, or bins are bound
+    to each other, the correlations between them are shrunk by the share that makes their
+    expected error smallest (Schaefer and Strimmer 2005), no other correction is made, and there
+    is no p-value. One sequence has errors of uncorrelated tokens, taken as independent over
+    the distances.
 
     AIC = chi2 + 2 parameters: for a Gaussian of known covariance it needs no correction for
     few data. The weights exp(-AIC/2) sum to one over the laws that were fitted. A law with
@@ -134,6 +137,11 @@ def _validate(measured: xr.Dataset) -> None:
         raise TypeError(
             f"measured: expected a Dataset from isingmoe.correlation, got {type(measured).__name__}"
         )
+    if "n_sequences" not in measured.attrs:
+        raise ValueError(
+            "measured: expected the attribute n_sequences, got none; "
+            "make it with isingmoe.correlation"
+        )
     needed = {
         "correlation": {"layer", "distance"},
         "correlation_error": {"layer", "distance"},
@@ -170,7 +178,7 @@ def _layer_laws(measured: xr.Dataset, distance: Array) -> dict[str, Any]:
         measured["correlation"].values,
         measured["correlation_error"].values,
         measured["resample"].transpose("resample", "distance").values,
-        int(measured.attrs.get("n_sequences", 0)),
+        int(measured.attrs["n_sequences"]),
     )
     n_laws, n_parameters = len(LAWS), len(PARAMETERS)
     row: dict[str, Any] = {
@@ -252,7 +260,7 @@ def _binned(
         resample = resample[np.isfinite(resample[:, is_used]).all(1)]
     freedom = np.inf if is_alone else _freedom(len(resample), n_sequences)
     place = np.flatnonzero(is_used)
-    if not place.size or freedom < 1:
+    if not place.size or not freedom:
         nothing = np.empty((0, 0))
         return _Binned(np.empty(0), nothing, np.empty(0), nothing, freedom, False)
     wanted = _MOST_BINS if is_alone else int(freedom // _FREEDOM)
@@ -267,8 +275,11 @@ def _binned(
         return _Binned(
             d, smear, data, np.diag(np.sqrt(mean**2 @ error[place] ** 2)), freedom, False
         )
-    is_shrunk = freedom < _FREEDOM * len(data)
     covariance = np.atleast_2d(np.cov(resample[:, place] @ mean.T, rowvar=False))
+    # Centred on their own sequences, all distances together obey a sum rule.
+    spread = np.sqrt(covariance.diagonal())
+    smallest = np.linalg.eigvalsh(covariance / np.outer(spread, spread))[0]
+    is_shrunk = freedom < _FREEDOM * len(data) or smallest < _DEPENDENT
     if is_shrunk:
         covariance = _shrunk(covariance, freedom)
     return _Binned(d, smear, data, np.linalg.cholesky(covariance), freedom, is_shrunk)
