@@ -1,8 +1,9 @@
 """Bootstrap of a correlation length, beside the bootstraps that a user would otherwise take.
 
 Run with `make bench`. 100 sequences of 500 tokens, 64 experts, distances up to 64. All draw
-sequences, make C(d) of the same per-sequence sums and fit the same length to it; what the
-summary counts are resamples. `isingmoe` is the public function, which counts the pairs too.
+sequences, make C(d) of the same per-sequence sums and fit the same length to it, by the same
+kernel; what the summary counts are resamples. `isingmoe` is the public function, which counts
+the pairs too.
 """
 
 import numpy as np
