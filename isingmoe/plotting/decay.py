@@ -85,6 +85,8 @@ def plot_decay(
         _draw_laws(ax, data, distance, scale, laws)
     ax.set(xscale="log", yscale="log", xlim=(0.93, distance[-1] * 1.08), ylim=(floor, 1.0))
     ax.xaxis.set_major_locator(LogLocator(base=2, numticks=12))
+    ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_major_formatter(written)
     ax.yaxis.set_major_formatter(written)
     ax.xaxis.set_minor_formatter(NullFormatter())
@@ -202,9 +204,11 @@ def _draw_baselines(ax: Axes, data: xr.Dataset, distance: Any, scale: float, flo
             color=colour,
             alpha=0.25,
             lw=0,
+            label=None if (value > floor).any() else label,
         )
-        shown_value = np.where(value > floor, value, np.nan)
-        ax.plot(distance, shown_value, "--", color=colour, lw=1.1, label=label)
+        if (value > floor).any():
+            seen = np.where(value > floor, value, np.nan)
+            ax.plot(distance, seen, "--", color=colour, lw=1.1, label=label)
 
 
 def _draw_laws(ax: Axes, data: xr.Dataset, distance: Any, scale: float, laws: int) -> None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from isingmoe.plotting.lengths import plot_lengths
-from isingmoe.plotting.style import BLUE, GREY, layer_axis, shown
+from isingmoe.plotting.style import BLUE, GREY, layer_axis, legend_below, shown
 
 if TYPE_CHECKING:
     from isingmoe.comparison import Comparison
@@ -76,7 +76,7 @@ def _draw_load(ax: Axes, data: xr.Dataset) -> None:
     ax.plot(layer, data["kl"], "o-", ms=4, color=BLUE, label="KL of the load from uniform")
     ax.plot(layer, data["kl_null"], "--", color=GREY, label="95 % of a uniform router")
     ax.set_ylabel("KL (nat)")
-    ax.legend(fontsize=8, frameon=False)
+    legend_below(ax)
 
 
 def _draw_bits(ax: Axes, data: xr.Dataset) -> None:
@@ -88,4 +88,4 @@ def _draw_bits(ax: Axes, data: xr.Dataset) -> None:
     ax.plot(layer, uniform - score, "o-", ms=4, color=BLUE, label="load + chain")
     ax.axhline(0, color=GREY, lw=0.8)
     ax.set_ylabel(f"bits/token below uniform{' (held out)' if held_out else ''}")
-    ax.legend(fontsize=8, frameon=False)
+    legend_below(ax)

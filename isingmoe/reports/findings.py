@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import xarray as xr
 
 from isingmoe._schema import validate_structure
 from isingmoe._text import plain
+from isingmoe.block_sizes import block_sizes
 from isingmoe.budgets import Budget
 from isingmoe.comparison import Comparison, compare
 from isingmoe.fitted import Fit
@@ -23,6 +24,12 @@ Track = Callable[[Iterable[int], str], Iterable[int]]
 
 # Parts of a comparison that the page shows.
 PARTS = ("baselines", "laws", "goodness", "ck", "blocks", "activation", "mem")
+# Of block sizes only what could make them grow, each drawn once.
+_BLOCKS: dict[str, Any] = {
+    "baselines": ("shuffled", "position-shuffled"),
+    "n_simulations": 1,
+    "n_resamples": 50,
+}
 # Draws behind the spread of each baseline.
 _N_SHUFFLES = 10
 # Tokens of all layers, times simulations, that kinetic chains are fitted to again for the
@@ -79,6 +86,14 @@ class Findings:
     absent: dict[str, str] = field(default_factory=dict)
     cautions: list[str] = field(default_factory=list)
 
+    @property
+    def n_simulations(self) -> int:
+        """Data sets behind the p-values."""
+        test = self.parts.get("goodness")
+        if test is not None:
+            return test.sizes["simulation"]
+        return int(self.parts["ck"].attrs.get("n_simulations", 99)) if "ck" in self.parts else 0
+
     def part(self, name: str, layer: int) -> xr.Dataset | None:
         """A part of one layer, if it is there."""
         found = self.parts.get(name)
@@ -129,7 +144,7 @@ def measure(
             fit,
             traces,
             centres=("global", "sequence"),
-            parts=_affordable(fit, traces, costs),
+            parts=[name for name in _affordable(fit, traces, costs) if name != "blocks"],
             max_distance=costs.max_distance,
             n_resamples=costs.n_resamples,
             n_shuffles=_N_SHUFFLES,
@@ -138,6 +153,7 @@ def measure(
             seed=seed,
             track=track,
         )
+        blocks, why = _block_sizes(traces, fit, seed, track)
     for warning in caught:
         warnings.warn_explicit(
             message=warning.message,
@@ -146,7 +162,10 @@ def measure(
             lineno=warning.lineno,
         )
     cautions = list(dict.fromkeys(plain(warning.message, 400) for warning in caught))
-    return gathered(traces, fit, comparison, budget, cautions)
+    found = gathered(traces, fit, comparison, budget, cautions)
+    if blocks is not None:
+        return replace(found, parts=found.parts | {"blocks": blocks})
+    return replace(found, absent=found.absent | {"blocks": f"no block sizes: {why}."})
 
 
 def gathered(
@@ -187,6 +206,17 @@ def gathered(
     if traces.sizes["layer"] == 1:
         absent["depth"] = "nothing over depth: there is one layer."
     return Findings(traces, fit, comparison, budget, parts, absent, list(cautions))
+
+
+def _block_sizes(
+    traces: xr.Dataset, fit: Fit, seed: int, track: Track | None
+) -> tuple[xr.Dataset | None, str]:
+    """Lengths against the size of blocks; or none, and why."""
+    named = None if track is None else lambda layers: track(layers, "block sizes")
+    try:
+        return block_sizes(traces, fit, **_BLOCKS, seed=seed, track=named), ""
+    except ValueError as error:
+        return None, plain(error, 400).removesuffix(".")
 
 
 def _default_kind(traces: xr.Dataset) -> dict[str, Any]:

@@ -165,6 +165,9 @@ def _brief(found: Findings) -> list[str]:
         "the chains": data["predicted_length"].values,
         "what is measured": data["correlation_length"].sel(centre="global").values,
     }
+    if "sequence" in data["centre"]:
+        within = data["correlation_length"].sel(centre="sequence").values
+        lengths["what is measured within texts"] = within
     middle = [
         f"{number(float(np.nanmedian(values)), 1)} tokens by {what}"
         for what, values in lengths.items()
@@ -189,8 +192,7 @@ def _facts(found: Findings, costs: Costs, seed: int, command: str | None) -> lis
         facts += [("file", plain(origin["file"], _LONGEST)), ("SHA-256", str(origin["sha256"]))]
     facts += [(name, plain(a[name], _LONGEST)) for name in _ATTRIBUTES if name in a]
     order = "ranked by weight" if a["ranked"] else "in no order, so that there is no primary expert"
-    test = found.parts.get("goodness")
-    simulated = costs.n_simulations or (99 if test is None else test.sizes["simulation"])
+    simulated = costs.n_simulations or found.n_simulations
     facts += [
         ("experts", f"{a['num_experts']}, {a['top_k']} to a token, {order}"),
         (
@@ -210,7 +212,9 @@ def _facts(found: Findings, costs: Costs, seed: int, command: str | None) -> lis
 
 def _most_telling(found: Findings) -> int:
     """The layer whose measured decay is longest."""
-    length = found.comparison.data["correlation_length"].sel(centre="global").values
+    data = found.comparison.data
+    centre = "sequence" if "sequence" in data["centre"] else "global"
+    length = data["correlation_length"].sel(centre=centre).values
     known = np.where(np.isfinite(length), length, -1)
     return int(found.traces["layer"].values[known.argmax()])
 

@@ -56,7 +56,7 @@ _SUMMARY = (
     (
         "bits",
         "Bits gained over a uniform router",
-        "By the load alone, and with the chain.",
+        "By the load alone, and with the chain; zero for a router without any preference.",
         (4.8, 3.6),
     ),
 )

@@ -11,6 +11,14 @@ import xarray as xr
 from isingmoe._text import interval, number, p_text, with_errors
 from isingmoe.reports.findings import Findings
 
+_SHORT = {
+    "exponential": "exponential",
+    "power-law": "power",
+    "stretched": "stretched",
+    "exponential+constant": "exp. + const.",
+    "two-exponentials": "2 exp.",
+}
+
 __all__ = ["Cell", "Column", "columns"]
 
 
@@ -54,7 +62,7 @@ def columns(found: Findings) -> list[Column]:
         table.append(_p(goodness, "discrepancy_p_value", "p chain", means, smallest))
     if ck is not None:
         means = "of the Chapman-Kolmogorov test: P(d) against P(1) to the power d"
-        table.append(_p(ck, "ck_p_value", "p Markov", means))
+        table.append(_p(ck, "ck_p_value", "p Markov", means, 1 / (found.n_simulations + 1)))
     table.append(_experts(found, data))
     mem, rates = found.parts.get("mem"), found.parts.get("activation")
     if mem is not None:
@@ -89,7 +97,10 @@ def _with_errors(data: xr.Dataset, name: str, head: str, means: str) -> Column:
 def _lengths(data: xr.Dataset, centre: str, head: str, means: str) -> Column:
     row = data.sel(centre=centre)
     ends = [row[f"correlation_length{end}"].values for end in ("", "_low", "_high")]
-    cells = [Cell(interval(*three), _value(three[0])) for three in zip(*ends, strict=True)]
+    cells = [
+        Cell(interval(*three, digits=0 if three[0] >= 100 else 1), _value(three[0]))
+        for three in zip(*ends, strict=True)
+    ]
     return Column(head, means, cells)
 
 
@@ -99,9 +110,13 @@ def _law(data: xr.Dataset) -> Column:
     for weights in np.nan_to_num(data["law_weight"].values):
         best = int(weights.argmax())
         known = weights[best] > 0
-        text = f"{names[best]} ({weights[best]:.2f})" if known else "–"
+        text = f"{_SHORT[names[best]]} ({weights[best]:.2f})" if known else "–"
         cells.append(Cell(text, names[best] if known else "", True))
-    return Column("decay law", "the likeliest of five, with its AIC weight", cells)
+    return Column(
+        "decay law",
+        "the likeliest of five, with its Akaike weight",
+        cells,
+    )
 
 
 def _p(part: xr.Dataset, name: str, head: str, means: str, smallest: float = 0.0) -> Column:
@@ -109,8 +124,8 @@ def _p(part: xr.Dataset, name: str, head: str, means: str, smallest: float = 0.0
 
 
 def _experts(found: Findings, data: xr.Dataset) -> Column:
-    means = f"exp of the load's entropy, of {found.traces.attrs['num_experts']}"
-    return _numbers(data, "effective_experts", "experts in effect", means, 1)
+    means = f"experts in effect: exp of the load's entropy, of {found.traces.attrs['num_experts']}"
+    return _numbers(data, "effective_experts", "experts", means, 1)
 
 
 def _gain(data: xr.Dataset) -> Column:

@@ -119,19 +119,18 @@ def _chain(found: Findings, data: xr.Dataset, layer: int) -> list[str]:
         memory = "its neighbour" if reach == 1 else f"{reach} tokens before it"
         if q <= LEVEL:
             lines.append(
-                f"A chain in which a token knows {memory} does not give this decay: of data sets "
-                f"drawn from it, as few lie so far from their own fit as {p_words(p, smallest)} "
-                "says."
+                f"A chain in which a token knows no more than {memory} does not give this decay "
+                f"({p_words(p, smallest)} by simulated data sets)."
             )
             lines += _where(test)
         else:
             lines.append(
-                f"A chain in which a token knows {memory} is enough for this decay "
-                f"({p_words(p, smallest)} by data sets drawn from it)."
+                f"A chain in which a token knows no more than {memory} is enough for this decay "
+                f"({p_words(p, smallest)} by simulated data sets)."
             )
     test = found.part("ck", layer)
     if test is not None and not math.isnan(float(test["ck_p_value"])):
-        p = float(test["ck_p_value"])
+        p, smallest = float(test["ck_p_value"]), 1 / (found.n_simulations + 1)
         q = controlled(found.parts["ck"], "ck_p_value")[layer]
         says = "fails" if q <= LEVEL else "holds"
         meaning = (
@@ -139,7 +138,7 @@ def _chain(found: Findings, data: xr.Dataset, layer: int) -> list[str]:
             if q <= LEVEL
             else "the steps of one token, repeated, give what is seen at larger distances"
         )
-        lines.append(f"The Chapman-Kolmogorov test {says} ({p_words(p)}): {meaning}.")
+        lines.append(f"The Chapman-Kolmogorov test {says} ({p_words(p, smallest)}): {meaning}.")
     return lines
 
 
@@ -206,7 +205,7 @@ def _memory(data: xr.Dataset) -> list[str]:
     ratio = length / max(float(data["predicted_length"]), 1e-9)
     lines.append(
         f"Correlation length {chain} tokens by the chain, {interval(length, low, high)} by the "
-        "measured decay" + (f", {ratio:.1f} times as long." if 1.5 < ratio < math.inf else ".")
+        "measured decay" + (f", {ratio:.2g} times as long." if 1.5 < ratio < 1000 else ".")
     )
     if "law_weight" in data and not data["law_weight"].isnull().all():
         lines += _law(data)
@@ -229,8 +228,8 @@ def _law(data: xr.Dataset) -> Iterator[str]:
     }
     shape = _SHAPES.get(str(row["law"].item()), [])
     shown = [
-        f"{symbol} = {number(values[name], 2)}"
-        + ("" if math.isnan(errors[name]) else f" ± {number(errors[name], 2)}")
+        f"{symbol} = {values[name]:.3g}"
+        + ("" if math.isnan(errors[name]) else f" ± {errors[name]:.2g}")
         for name, symbol in shape
     ]
     yield (
