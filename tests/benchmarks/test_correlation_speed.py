@@ -8,7 +8,6 @@ import pytest
 import scipy.fft
 
 import isingmoe as im
-from isingmoe.expert_correlations import expert_correlation
 
 Q, LENGTH, MAX_DISTANCE = 64, 1_000_000, 512
 SERIES = Q * LENGTH
@@ -56,7 +55,7 @@ def check(counts, expected):
 class TestExpertCorrelation:
     def test_isingmoe(self, run, traces, expected):
         options = {"max_distance": MAX_DISTANCE, "n_resamples": 0, "primary": False}
-        found = run(lambda: expert_correlation(traces, **options), n_tokens=SERIES)
+        found = run(lambda: im.expert_correlation(traces, **options), n_tokens=SERIES)
         check(found["n_both"].values[0], expected)
 
     def test_scipy_rfft(self, run, occupancy, expected):
