@@ -112,8 +112,9 @@ def activation(
     sequence corrections (`isingmoe.clustered.scatter`); only sequences are taken as
     independent. Drift that differs from text to text is no drift here. On simulated chains of
     correlation lengths 0 to 20 tokens, texts that differ, ragged lengths and starts, a size of
-    5 % was measured as 5 % with 142 sequences and 2 to 4 % with 4 or 8. With one sequence, or
-    one block, p-values and corrected informations are NaN.
+    5 % was measured as 5 % with 142 sequences and 2 to 4 % with 4 or 8, there 1 % or less for
+    a layer as a whole. With one sequence, or one block, p-values and corrected informations
+    are NaN.
 
     False discovery rates are those of Benjamini and Hochberg.
 
