@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,32 @@ def test_light_and_dark_differ(page):
     dark_ground = sum(map(int, re.findall(r"\d+", ground)[:3])) < 200
     light_ink = sum(map(int, re.findall(r"\d+", ink)[:3])) > 500
     assert (page.scheme == "dark") == dark_ground == light_ink
+
+
+def test_a_hostile_name_is_text(chromium, make_traces, tmp_path):
+    """It runs nothing, asks for nothing, and fits a phone."""
+    name = (
+        "</title></script><script>document.title = 'ran'</script>"
+        "<img src=https://example.org/x onerror=document.title='ran'>{{ 7*7 }}$x^2$" + "y" * 10_000
+    )
+    hostile = dict.fromkeys(("model", "text", "source", "licence", "router"), name)
+    found = findings(make_traces, n_layers=1)
+    found = replace(found, traces=found.traces.assign_attrs(hostile), cautions=[name[:400]])
+    path = tmp_path / "report.html"
+    path.write_text(render_page(found, Costs(), 0, f"isingmoe report {name}", None), "utf-8")
+    page = chromium.new_page(viewport={"width": 390, "height": 844})
+    said = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("request", lambda request: said.append(request.url))
+    page.goto(path.as_uri())
+    page.wait_for_load_state("networkidle")
+    assert [text for text in said if not text.startswith(("file:///", "data:"))] == []
+    assert page.title().startswith("Routing of </title></script><script>")
+    assert "{{ 7*7 }}" in page.locator("h1").inner_text()
+    assert page.locator("img").count() == 0
+    assert look(page, "wide") == []
+    assert look(page, "siblings") == []
+    page.close()
 
 
 def test_print_is_white_and_has_every_layer(page):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
 from isingmoe._schema import validate_structure
 from isingmoe._text import plain
-from isingmoe.block_sizes import block_sizes
+from isingmoe.block_lengths import block_sizes
 from isingmoe.budgets import Budget
 from isingmoe.comparison import Comparison, compare
 from isingmoe.fitted import Fit
@@ -186,11 +187,14 @@ def gathered(
     budget : Budget, optional
     cautions : iterable of str
     """
+    name = trace_name(traces)
+    # Folders are nobody's business but the writer's.
+    short = Path(name).name or name
     traces = traces.sel(layer=fit.data["layer"].values)
     known = {name: comparison.part(name) for name in PARTS}
     parts = {name: part for name, part in known.items() if part is not None}
     absent = {
-        name: f"{plain(why, 400).removesuffix('.')}."
+        name: f"{plain(why, 400).removesuffix('.')}.".replace(name, short)
         for name, why in comparison.absent.items()
         if name in PARTS
     }
@@ -205,7 +209,8 @@ def gathered(
         )
     if traces.sizes["layer"] == 1:
         absent["depth"] = "nothing over depth: there is one layer."
-    return Findings(traces, fit, comparison, budget, parts, absent, list(cautions))
+    said = [line.replace(name, short) for line in cautions]
+    return Findings(traces, fit, comparison, budget, parts, absent, said)
 
 
 def _block_sizes(
@@ -216,7 +221,8 @@ def _block_sizes(
     try:
         return block_sizes(traces, fit, **_BLOCKS, seed=seed, track=named), ""
     except ValueError as error:
-        return None, plain(error, 400).removesuffix(".")
+        text = str(error).replace(trace_name(traces), Path(trace_name(traces)).name)
+        return None, plain(text, 400).removesuffix(".")
 
 
 def _default_kind(traces: xr.Dataset) -> dict[str, Any]:

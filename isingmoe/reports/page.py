@@ -81,6 +81,7 @@ def render_page(
         cautions=found.cautions,
         columns=table,
         rows=list(zip(*(column.cells for column in table), strict=True)),
+        depth_title="Over depth" if len(layers) > 1 else "Equilibrium",
         depth_panels=[_safe(panel) for panel in depth_panels(found)],
         layers=[
             _Layer(

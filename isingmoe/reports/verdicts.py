@@ -205,7 +205,7 @@ def _memory(data: xr.Dataset) -> list[str]:
     ratio = length / max(float(data["predicted_length"]), 1e-9)
     lines.append(
         f"Correlation length {chain} tokens by the chain, {interval(length, low, high)} by the "
-        "measured decay" + (f", {ratio:.2g} times as long." if 1.5 < ratio < 1000 else ".")
+        "measured decay" + (f", {_digits(ratio, 2)} times as long." if 1.5 < ratio < 1000 else ".")
     )
     if "law_weight" in data and not data["law_weight"].isnull().all():
         lines += _law(data)
@@ -228,8 +228,8 @@ def _law(data: xr.Dataset) -> Iterator[str]:
     }
     shape = _SHAPES.get(str(row["law"].item()), [])
     shown = [
-        f"{symbol} = {values[name]:.3g}"
-        + ("" if math.isnan(errors[name]) else f" ± {errors[name]:.2g}")
+        f"{symbol} = {_digits(values[name], 3)}"
+        + ("" if math.isnan(errors[name]) else f" ± {_digits(errors[name], 2)}")
         for name, symbol in shape
     ]
     yield (
@@ -241,6 +241,11 @@ def _law(data: xr.Dataset) -> Iterator[str]:
     p = float(row["law_p_value"])
     if p <= LEVEL:
         yield f"It does not describe it fully either ({p_words(p)})."
+
+
+def _digits(value: float, digits: int) -> str:
+    """A number to so many digits, without a power of ten."""
+    return np.format_float_positional(float(f"{value:.{digits}g}"), trim="-")
 
 
 _LAWS = {
@@ -295,9 +300,9 @@ def _position(found: Findings, layer: int) -> list[str]:
         return [f"Rates do not change along the text ({p_words(p)})."]
     null = float(rates["layer_drift_bits_null"])
     return [
-        f"Rates change along the text ({p_words(p)}): position tells {bits:.2g} bits per token, "
-        f"where chance alone gives {null:.2g}; {drifting} of {rates.sizes['expert']} experts take "
-        f"part (false discovery rate {LEVEL:.0%})."
+        f"Rates change along the text ({p_words(p)}): position tells {_digits(bits, 2)} bits per "
+        f"token, where chance alone gives {_digits(null, 2)}; {drifting} of "
+        f"{rates.sizes['expert']} experts take part (false discovery rate {LEVEL:.0%})."
     ]
 
 
