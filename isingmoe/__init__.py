@@ -13,14 +13,12 @@ if TYPE_CHECKING:
     from isingmoe.activations import activation
     from isingmoe.algorithms import Exact, HeatBath, Metropolis, SwendsenWang, Wolff
     from isingmoe.baselines import baseline_correlation
-    from isingmoe.block_sizes import block_sizes
+    from isingmoe.block_lengths import block_sizes
     from isingmoe.budgets import Budget, budget, open_budget
     from isingmoe.chains import IsingChain, KineticChain, PottsChain
     from isingmoe.chapman_kolmogorov import chapman_kolmogorov
     from isingmoe.comparison import Comparison, compare, open_comparison
-    from isingmoe.correlation_lengths import correlation_lengths
     from isingmoe.couplings import exponential, power_law
-    from isingmoe.decay_laws import decay_laws
     from isingmoe.derived import baseline, windows
     from isingmoe.equilibrium import irreversibility, load_balance
     from isingmoe.errors import (
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     from isingmoe.generation import generate
     from isingmoe.goodness import goodness_of_fit
     from isingmoe.inference import cross_validate, fit
+    from isingmoe.length_estimates import correlation_lengths
     from isingmoe.mem_states import mem
     from isingmoe.neighbours import neighbour_overlap
     from isingmoe.observables import correlation
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
         plot_rates,
     )
     from isingmoe.positions import Blocks, Cosines
+    from isingmoe.ranked_laws import decay_laws
     from isingmoe.reports import Report, report
     from isingmoe.sampling import simulate
     from isingmoe.summary import TraceInfo, info
@@ -72,14 +72,14 @@ _HOME = {
     "activations": ("activation",),
     "algorithms": ("Exact", "HeatBath", "Metropolis", "SwendsenWang", "Wolff"),
     "baselines": ("baseline_correlation",),
-    "block_sizes": ("block_sizes",),
+    "block_lengths": ("block_sizes",),
     "budgets": ("Budget", "budget", "open_budget"),
     "chains": ("IsingChain", "KineticChain", "PottsChain"),
     "chapman_kolmogorov": ("chapman_kolmogorov",),
     "comparison": ("Comparison", "compare", "open_comparison"),
-    "correlation_lengths": ("correlation_lengths",),
+    "length_estimates": ("correlation_lengths",),
     "couplings": ("exponential", "power_law"),
-    "decay_laws": ("decay_laws",),
+    "ranked_laws": ("decay_laws",),
     "derived": ("baseline", "windows"),
     "equilibrium": ("irreversibility", "load_balance"),
     "errors": (

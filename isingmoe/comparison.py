@@ -17,11 +17,11 @@ from isingmoe._storage import Saved, check_content, read_dataset
 from isingmoe._text import about, render
 from isingmoe.comparison_parts import PARTS, Subject, checked_parts, measured_parts
 from isingmoe.comparison_tables import tables
-from isingmoe.correlation_lengths import correlation_lengths
 from isingmoe.decay import decay_fit
 from isingmoe.equilibrium import load_balance
 from isingmoe.fitted import Fit
 from isingmoe.inference import cross_validate, score
+from isingmoe.length_estimates import correlation_lengths
 from isingmoe.observables import CENTRES, correlation
 from isingmoe.prediction import predicted_correlation
 from isingmoe.traces import trace_name

@@ -10,7 +10,7 @@ from naive import simulate_markov
 from naive_blocks import coarse_curve, eigenvalue_curve, rate_curve, window_curve
 
 import isingmoe as im
-from isingmoe.block_sizes import block_sizes
+from isingmoe.block_lengths import block_sizes
 from isingmoe.block_sources import Sources
 from isingmoe.block_sums import N_LAGS, BlockGrid, block_correlation
 from isingmoe.plotting.blocks import plot_block_sizes

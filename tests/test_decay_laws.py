@@ -10,8 +10,8 @@ from naive_decay import law_bins, law_chi2, law_curve, measured_curves, noisy_cu
 from scipy.stats import binomtest, kstest, norm
 
 import isingmoe as im
-from isingmoe.decay_laws import decay_laws
 from isingmoe.laws import LAWS, PARAMETERS, fit_law
+from isingmoe.ranked_laws import decay_laws
 
 D = np.arange(65.0)
 TRUE = {

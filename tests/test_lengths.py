@@ -10,7 +10,6 @@ from scipy.stats import binomtest, norm
 
 import isingmoe as im
 from isingmoe._kernels import lengths
-from isingmoe.correlation_lengths import correlation_lengths
 from isingmoe.decay import (
     decay_fit,
     length_variables,
@@ -19,6 +18,7 @@ from isingmoe.decay import (
     second_moment_length,
     seen_distances,
 )
+from isingmoe.length_estimates import correlation_lengths
 
 NAMES = ("correlation_length", "second_moment_length")
 

@@ -60,7 +60,7 @@ def block_sizes(
     block_lengths: Iterable[int] | None = None,
     baselines: Iterable[str] = BASELINES,
     primary: bool | None = None,
-    n_simulations: int = 2,
+    n_simulations: int = 1,
     n_resamples: int = 100,
     seed: Seed = 0,
     track: Track | None = None,
@@ -158,10 +158,9 @@ def block_sizes(
     sources = Sources(traces, drawn, kinds, n_simulations, primary)
     found = _measured(sources, grid, n_resamples, seed, track)
     found["coarse_share"] = _share(found)
-    n_blocks = traces["length"].values[:, None] // grid.block_length
     found["coarse_sequences"] = (
         "block_length",
-        (n_blocks >= FEWEST_BLOCKS).sum(0),
+        _n_sequences(traces, grid, FEWEST_BLOCKS),
         about("sequences of enough whole blocks for the rates"),
     )
     if fit is not None:
@@ -213,28 +212,39 @@ def _measured(
         values |= {f"{kind}_correlation": empty, f"{kind}_error": empty.copy()}
     own, drawn = _resamples(traces.sizes["sequence"], n_resamples, sources.n_draws, seed)
     seeds = seed_sequence(seed).spawn(shape[0])
+    n_coarse, n_window = (_n_sequences(traces, grid, n) for n in (FEWEST_BLOCKS, 1))
     for layer in each_layer(traces, track):
         for source, sums in enumerate(sources.measured(grid, layer, seeds[layer])):
             weights = drawn if source else own
             for j, b in enumerate(grid.block_length.tolist()):
                 place = (layer, source, j)
-                _put(values, "coarse", place, sums.coarse(j, weights), b)
+                _put(values, "coarse", place, sums.coarse(j, weights), int(n_coarse[j]), b)
                 if grid.reach[j]:
-                    _put(values, "window", place, sums.window(j, weights), 1)
+                    _put(values, "window", place, sums.window(j, weights), int(n_window[j]))
     return _described(values)
 
 
+def _n_sequences(traces: xr.Dataset, grid: BlockGrid, fewest: int) -> NDArray[np.int64]:
+    """Sequences of at least so many whole blocks, (block_length,)."""
+    return (traces["length"].values[:, None] // grid.block_length >= fewest).sum(0)
+
+
 def _put(
-    values: dict[str, NDArray], kind: str, place: tuple[int, int, int], curves: Curves, unit: int
+    values: dict[str, NDArray],
+    kind: str,
+    place: tuple[int, int, int],
+    curves: Curves,
+    n_sequences: int,
+    unit: int = 1,
 ) -> None:
-    """Curves and their lengths, in a unit of so many tokens."""
+    """Curves of so many sequences and their lengths, in a unit of so many tokens."""
     n = len(curves.value)
     values[f"{kind}_correlation"][place][:n] = curves.value
     values[f"{kind}_error"][place][:n] = curves.error
     if n < 2 or np.isnan(curves.value[1]):
         return
     resample = curves.resample[~np.isnan(curves.resample[:, 1])]
-    found = length_variables(curves.value[None], curves.error[None], resample[None])
+    found = length_variables(curves.value[None], curves.error[None], resample[None], n_sequences)
     lengths = {end: found[f"correlation_length{end}"][1][0] for end in _ENDS}
     if place[1] > 0 and len(resample):
         # Of what is drawn, where the data would lie: over the lags that each resample shows.
