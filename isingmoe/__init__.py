@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from isingmoe.block_lengths import block_sizes
     from isingmoe.budgets import Budget, budget, open_budget
     from isingmoe.chains import IsingChain, KineticChain, PottsChain
-    from isingmoe.chapman_kolmogorov import chapman_kolmogorov
     from isingmoe.comparison import Comparison, compare, open_comparison
     from isingmoe.couplings import exponential, power_law
     from isingmoe.derived import baseline, windows
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from isingmoe.goodness import goodness_of_fit
     from isingmoe.inference import cross_validate, fit
     from isingmoe.length_estimates import correlation_lengths
+    from isingmoe.markov_test import chapman_kolmogorov
     from isingmoe.mem_states import mem
     from isingmoe.neighbours import neighbour_overlap
     from isingmoe.observables import correlation
@@ -75,7 +75,7 @@ _HOME = {
     "block_lengths": ("block_sizes",),
     "budgets": ("Budget", "budget", "open_budget"),
     "chains": ("IsingChain", "KineticChain", "PottsChain"),
-    "chapman_kolmogorov": ("chapman_kolmogorov",),
+    "markov_test": ("chapman_kolmogorov",),
     "comparison": ("Comparison", "compare", "open_comparison"),
     "length_estimates": ("correlation_lengths",),
     "couplings": ("exponential", "power_law"),

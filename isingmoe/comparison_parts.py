@@ -12,11 +12,11 @@ import xarray as xr
 from isingmoe.activations import activation
 from isingmoe.baselines import baseline_correlation
 from isingmoe.block_lengths import block_sizes
-from isingmoe.chapman_kolmogorov import chapman_kolmogorov
 from isingmoe.errors import ConvergenceError
 from isingmoe.expert_correlations import expert_correlation
 from isingmoe.fitted import Fit
 from isingmoe.goodness import goodness_of_fit
+from isingmoe.markov_test import chapman_kolmogorov
 from isingmoe.mem_states import mem
 from isingmoe.neighbours import near_distances, neighbour_overlap
 from isingmoe.ranked_laws import decay_laws

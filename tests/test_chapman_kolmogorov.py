@@ -9,8 +9,8 @@ import xarray as xr
 
 import isingmoe as im
 from isingmoe._kernels import returning
-from isingmoe.chapman_kolmogorov import chapman_kolmogorov
 from isingmoe.markov_draws import MarkovDraws
+from isingmoe.markov_test import chapman_kolmogorov
 
 
 def traces_of(states, q):
