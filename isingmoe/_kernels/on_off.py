@@ -16,6 +16,15 @@ _WORD = 64
 
 
 @nb.njit(cache=True, nogil=True)
+def _n_words(known):
+    """Words of a sequence up to the last token."""
+    n = known.size
+    while n > 0 and known[n - 1] == 0:
+        n -= 1
+    return n
+
+
+@nb.njit(cache=True, nogil=True)
 def _draw_rows(words, first, off_to_on, on_to_on, known, rows):
     """The rows of one expert, two at a time: one has the upper halves of the random words."""
     random = loaded(words)
@@ -27,7 +36,7 @@ def _draw_rows(words, first, off_to_on, on_to_on, known, rows):
         word, random = next_word(random)
         one = np.uint64((word >> _HALF) < first)
         two = np.uint64((word & _LOW) < first)
-        for w in range(rows.shape[1]):
+        for w in range(max(_n_words(known[s]), _n_words(known[t]))):
             bits_one, bits_two = np.uint64(0), np.uint64(0)
             for i in range(_WORD):
                 bits_one |= one << np.uint64(i)
@@ -61,7 +70,8 @@ def draw_on_off(words, to_on, known):
     uint64 array (expert, sequence, word)
         Where each expert is on.
     """
-    rows = np.empty((len(to_on), *known.shape), np.uint64)
+    n_sequences, n_words = known.shape
+    rows = np.zeros((len(to_on), n_sequences, n_words), np.uint64)
     for e in nb.prange(len(to_on)):
         _draw_rows(words[e], to_on[e, 0], to_on[e, 1], to_on[e, 2], known, rows[e])
     return rows
@@ -77,10 +87,9 @@ def _ahead(row, w, right, left):
 
 @nb.njit(cache=True, nogil=True)
 def _count_expert(rows, known, both, near):
-    n_words = known.shape[1]
     right, left = _ONE, np.uint64(_WORD - 2)
     for s in range(len(rows)):
-        row = rows[s]
+        row, n_words = rows[s], _n_words(known[s])
         for d in range(both.size):
             skip = d // _WORD
             shift = np.uint64(d % _WORD)

@@ -43,19 +43,21 @@ def equal_apart(states, n_planes, n_distances):
     n_sequences, n_positions = states.shape
     pairs = np.zeros(n_distances, np.int64)
     equal = np.zeros(n_distances, np.int64)
-    n_used = (n_positions + _WORD - 1) // _WORD
-    width = n_used + n_distances // _WORD + 2
+    n_words = (n_positions + _WORD - 1) // _WORD
+    width = n_words + n_distances // _WORD + 2
     plane = np.zeros((n_planes, width), np.uint64)
     known = np.zeros(width, np.uint64)
     for s in range(n_sequences):
-        plane[:, :n_used] = 0
-        known[:n_used] = 0
+        plane[:, :n_words] = 0
+        known[:n_words] = 0
+        n_used = 0
         for i in range(n_positions):
             state = np.int64(states[s, i])
             if state < 0:
                 continue
             w, shift = i // _WORD, np.uint64(i % _WORD)
             known[w] |= _ONE << shift
+            n_used = w + 1
             bits = np.uint64(state)
             for p in range(n_planes):
                 plane[p, w] |= ((bits >> np.uint64(p)) & _ONE) << shift
