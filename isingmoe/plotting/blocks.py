@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from isingmoe._text import plain
-from isingmoe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE
+from isingmoe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, new_axes, shown, written
 
 __all__ = ["plot_block_sizes"]
 
@@ -68,7 +66,7 @@ def plot_block_sizes(
     if kind not in _KINDS:
         raise ValueError(f"kind: expected one of {', '.join(_KINDS)}, got {kind!r}")
     if ax is None:
-        ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")[1]
+        ax = new_axes(5.6, 4.4)
     row = data.sel(layer=layer)
     if kind == "share":
         _draw_shares(ax, row)
@@ -83,7 +81,7 @@ def plot_block_sizes(
     ax.minorticks_off()
     ax.set_xlabel("block length b (tokens)")
     ax.set_ylabel(_KINDS[kind])
-    ax.set_title(f"{plain(data.attrs['model'], 50)}, layer {layer}", fontsize=10)
+    ax.set_title(f"{shown(data.attrs.get('model', ''), 50)}, layer {layer}", fontsize=10)
     ax.legend(fontsize=7.5, frameon=False, loc="upper left", ncols=2)
     return ax
 
@@ -125,6 +123,7 @@ def _draw_lengths(ax: Axes, row: xr.Dataset, kind: str) -> None:
         ax.plot(b, exact, ":", color=BLUE, lw=1.2, label="the chain, exactly")
     ax.plot(b, np.where(b <= top, b, np.nan), "--", color=GREY, lw=0.7, zorder=0, label="ξ = b")
     ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(written)
     # The legend has the room above the edge.
     ax.set_ylim(bottom, top * (top / bottom) ** 0.3)
 

@@ -89,7 +89,7 @@ def plot_coupling(
     order = clustered_order(matrix)
     matrix = matrix[np.ix_(order, order)]
     size = float(np.nanmax(np.abs(matrix), initial=0)) or 1.0
-    ax = new_axes(4.8, 4.2) if ax is None else ax
+    ax = new_axes(4.8, 4.2, is_square=True) if ax is None else ax
     image = ax.imshow(matrix, cmap=DIVERGING, vmin=-size, vmax=size, interpolation="none")
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03)
     bar.set_label("coupling J (units of T)", fontsize=9)

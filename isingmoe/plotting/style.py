@@ -89,9 +89,10 @@ def shown(text: object, limit: int = 60) -> str:
     )
 
 
-def new_axes(width: float = 4.8, height: float = 3.9) -> Axes:
-    """Axes of a new figure, inches wide and high."""
-    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+def new_axes(width: float = 4.8, height: float = 3.9, *, is_square: bool = False) -> Axes:
+    """Axes of a new figure, inches wide and high; square ones are to have equal scales."""
+    layout = "compressed" if is_square else "constrained"
+    return plt.subplots(figsize=(width, height), layout=layout)[1]
 
 
 def figure_of(drawn: Figure | Axes | NDArray[Any]) -> Figure:
