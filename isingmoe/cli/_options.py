@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +17,6 @@ from isingmoe._text import printable
 
 if TYPE_CHECKING:
     import xarray as xr
-    from matplotlib.figure import Figure
 
 __all__ = [
     "Folds",
@@ -26,6 +27,7 @@ __all__ = [
     "Overwrite",
     "Resamples",
     "Seed",
+    "Simulations",
     "TraceFile",
     "beside",
     "check_drawing",
@@ -33,6 +35,7 @@ __all__ = [
     "draw",
     "emit_json",
     "emit_text",
+    "typed_command",
 ]
 
 TraceFile = Annotated[Path, typer.Argument(metavar="TRACES", help="traces.nc or traces.zarr")]
@@ -91,8 +94,8 @@ def check_drawing(path: Path | None, overwrite: bool) -> None:
         _plotting().check_figure(path, overwrite)
 
 
-def draw(plot: Callable[[], Figure], path: Path | None, overwrite: bool) -> None:
-    """Draw a figure where one is asked for."""
+def draw(plot: Callable[[], Any], path: Path | None, overwrite: bool) -> None:
+    """Draw a figure where one is asked for, with a function that gives it or its axes."""
     if path is not None:
         _plotting().save_figure(plot(), path, overwrite=overwrite)
 
@@ -105,6 +108,11 @@ def _plotting() -> Any:
     from isingmoe import plotting
 
     return plotting
+
+
+def typed_command() -> str:
+    """The command as it was typed, for whoever reads what it made."""
+    return shlex.join(["isingmoe", *sys.argv[1:]])
 
 
 def emit_text(text: object) -> None:

@@ -26,6 +26,7 @@ from isingmoe.cli._options import (
     draw,
     emit_json,
     emit_text,
+    typed_command,
 )
 
 
@@ -67,6 +68,10 @@ def fit(
     figure: Annotated[
         Path | None, typer.Option(help="Also draw the summary over layers (.png, .pdf, .svg).")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Also write all that is found on one page (.html): isingmoe report."),
+    ] = None,
     max_distance: MaxDistance = 64,
     resamples: Resamples = 200,
     folds: Folds = 5,
@@ -85,6 +90,10 @@ def fit(
 
     target = check_target(output or beside(traces, "fit"), overwrite, traces)
     check_drawing(figure, overwrite)
+    if report is not None:
+        from isingmoe.reports import check_page
+
+        check_page(report, overwrite)
     opened = select_layers(im.open_traces(traces), layer)
     is_told = chain is not None or pseudolikelihood
     result = im.fit(
@@ -116,6 +125,18 @@ def fit(
     )
     result.save(target, overwrite=overwrite)
     draw(lambda: im.plot_layers(comparison), figure, overwrite)
+    if report is not None:
+        page = im.report(
+            opened,
+            result,
+            max_distance=max_distance,
+            n_resamples=resamples,
+            n_folds=folds,
+            seed=seed,
+            command=typed_command(),
+            track=track,
+        )
+        page.save(report, overwrite=overwrite)
     if json:
         fitted = result.data[["J", "J_error", "h", "h_error"]]
         if "distance" in fitted.dims:
@@ -128,8 +149,8 @@ def fit(
         )
         return
     emit_text(comparison)
-    shown = f" and {figure}" if figure is not None else ""
-    emit_text(f"\nWritten: {target}{shown}")
+    written = [str(path) for path in (target, figure, report) if path is not None]
+    emit_text(f"\nWritten: {' and '.join(written)}")
     emit_text(f"Next: isingmoe compare {target} {traces} -o comparison.nc")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +10,15 @@ import typer
 import isingmoe as im
 from isingmoe.cli._groups import spread
 from isingmoe.cli._kind_options import KindOptions
-from isingmoe.cli._options import Layers, MaxDistance, Overwrite, Resamples, TraceFile, emit_text
+from isingmoe.cli._options import (
+    Layers,
+    MaxDistance,
+    Overwrite,
+    Resamples,
+    TraceFile,
+    emit_text,
+    typed_command,
+)
 
 
 @spread
@@ -80,7 +86,7 @@ def report(
         n_simulations=simulations,
         n_folds=folds,
         seed=seed,
-        command=shlex.join(["isingmoe", *sys.argv[1:]]),
+        command=typed_command(),
         track=track,
     )
     page.save(output, overwrite=overwrite)
