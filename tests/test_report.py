@@ -303,6 +303,15 @@ def test_bad_input_in_one_line(make_traces, tmp_path, monkeypatch, run_cli, comm
     assert sorted(p.name for p in tmp_path.iterdir()) == ["traces.nc"]
 
 
+def test_the_folder_of_a_file_is_not_told(make_traces, tmp_path):
+    folder = tmp_path / "secret"
+    folder.mkdir()
+    im.save_traces(make_traces(n_sequences=6, n_positions=30, ranked=False), folder / "t.nc")
+    html = im.report(im.open_traces(folder / "t.nc"), **QUICK).html
+    assert "secret" not in html
+    assert "t.nc: ranked" in html
+
+
 def test_p_values_in_words():
     assert p_words(0.01, 0.01) == "p ≤ 0.01"
     assert p_words(0.034) == "p = 0.034"

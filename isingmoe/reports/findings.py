@@ -187,14 +187,14 @@ def gathered(
     budget : Budget, optional
     cautions : iterable of str
     """
-    name = trace_name(traces)
+    source = trace_name(traces)
     # Folders are nobody's business but the writer's.
-    short = Path(name).name or name
+    short = Path(source).name or source
     traces = traces.sel(layer=fit.data["layer"].values)
     known = {name: comparison.part(name) for name in PARTS}
     parts = {name: part for name, part in known.items() if part is not None}
     absent = {
-        name: f"{plain(why, 400).removesuffix('.')}.".replace(name, short)
+        name: f"{plain(why, 400).removesuffix('.')}.".replace(source, short)
         for name, why in comparison.absent.items()
         if name in PARTS
     }
@@ -209,7 +209,7 @@ def gathered(
         )
     if traces.sizes["layer"] == 1:
         absent["depth"] = "nothing over depth: there is one layer."
-    said = [line.replace(name, short) for line in cautions]
+    said = [line.replace(source, short) for line in cautions]
     return Findings(traces, fit, comparison, budget, parts, absent, said)
 
 

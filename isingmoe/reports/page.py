@@ -193,7 +193,7 @@ def _facts(found: Findings, costs: Costs, seed: int, command: str | None) -> lis
         facts += [("file", plain(origin["file"], _LONGEST)), ("SHA-256", str(origin["sha256"]))]
     facts += [(name, plain(a[name], _LONGEST)) for name in _ATTRIBUTES if name in a]
     order = "ranked by weight" if a["ranked"] else "in no order, so that there is no primary expert"
-    simulated = costs.n_simulations or found.n_simulations
+    drawn = f"{found.n_simulations} simulated data sets, " if found.n_simulations else ""
     facts += [
         ("experts", f"{a['num_experts']}, {a['top_k']} to a token, {order}"),
         (
@@ -204,7 +204,7 @@ def _facts(found: Findings, costs: Costs, seed: int, command: str | None) -> lis
         (
             "effort",
             f"distances up to {costs.max_distance}, {costs.n_resamples} bootstrap resamples of the "
-            f"texts, {simulated} simulated data sets, {costs.n_folds} folds, seed {seed}",
+            f"texts, {drawn}{costs.n_folds} folds, seed {seed}",
         ),
         ("version", f"isingmoe {software_version()}"),
     ]
