@@ -31,6 +31,7 @@ _SHARES = {
     "position": (PURPLE, "position"),
     "topic": (GREEN, "topic"),
     "neighbour": (BLUE, "token before"),
+    "chain": (BLUE, "tokens before, by the chain"),
     "memory": (SKY, "memory beyond"),
     "token": (YELLOW, "token id"),
     "left": ("#DDDDDD", "left"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from isingmoe._schema import validate_structure
@@ -19,7 +20,7 @@ from isingmoe.fitted import Fit
 from isingmoe.inference import fit as fit_chains
 from isingmoe.traces import trace_name
 
-__all__ = ["PARTS", "Costs", "Findings", "gathered", "measure"]
+__all__ = ["PARTS", "Costs", "Findings", "gathered", "measure", "shares_of"]
 
 Track = Callable[[Iterable[int], str], Iterable[int]]
 
@@ -205,12 +206,34 @@ def gathered(
         )
     if budget is None:
         absent["budget"] = (
-            "no bit budget: it takes minutes; run isingmoe budget, and give its file as --budget."
+            "no position, topic and token's id among the bits: they take minutes; run isingmoe "
+            "budget, and give its file as --budget."
         )
     if traces.sizes["layer"] == 1:
         absent["depth"] = "nothing over depth: there is one layer."
     said = [line.replace(source, short) for line in cautions]
     return Findings(traces, fit, comparison, budget, parts, absent, said)
+
+
+def shares_of(comparison: Comparison) -> Budget | None:
+    """The bits that a comparison knows of: load, chain and what is left; held out, or none."""
+    data = comparison.data
+    if "held_out_bits" not in data:
+        return None
+    load = data["bits_uniform"] - data["held_out_bits_load"]
+    chain = data["held_out_bits_load"] - data["held_out_bits"]
+    unknown = xr.full_like(load, np.nan)
+    share = xr.Variable("share", ["load", "chain", "left"])
+    return Budget(
+        xr.Dataset(
+            {
+                "bits": xr.concat([load, chain, data["held_out_bits"]], share),
+                "bits_error": xr.concat([unknown, data["held_out_gain_error"], unknown], share),
+                "bits_uniform": data["bits_uniform"],
+            },
+            attrs={"model": data.attrs["model"]},
+        )
+    )
 
 
 def _block_sizes(

@@ -23,7 +23,7 @@ from isingmoe.plotting import (
     plot_rates,
 )
 from isingmoe.plotting.style import LABEL_DEPTH
-from isingmoe.reports.findings import Findings
+from isingmoe.reports.findings import Findings, shares_of
 from isingmoe.reports.svg import STYLE, inline_svg
 
 __all__ = ["Panel", "depth_panels", "layer_panels"]
@@ -135,9 +135,7 @@ def _set(figure: Figure) -> None:
         top=1 - _TOP / height,
         bottom=(LABEL_DEPTH + below + _PAD) / height,
     )
-    canvas = figure.canvas
-    assert isinstance(canvas, FigureCanvasAgg)
-    label = first.yaxis.get_tightbbox(canvas.get_renderer())
+    label = first.yaxis.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
     if label is not None:
         figure.subplots_adjust(left=(_PAD + (first.bbox.x0 - label.x0) / dpi) / width)
 
@@ -156,13 +154,13 @@ def _over_depth(found: Findings) -> Iterator[_Plan]:
             (4.8, 4.0),
             lambda ax: plot_mem(found.comparison.data, ax=ax),
         )
-    budget = found.budget
+    budget = found.budget or shares_of(found.comparison)
     if budget is not None:
         yield _Plan(
             "budget",
             "Where the bits of routing go",
-            "Bits per token on held-out texts that each step gains over those below it; bars of "
-            "one standard error.",
+            "Bits per token on held-out texts that each step gains over those below it; where it "
+            "is known, a bar of one standard error.",
             (4.8, 4.2),
             lambda ax: plot_budget(budget, ax=ax),
         )
