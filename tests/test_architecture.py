@@ -49,6 +49,12 @@ def test_public_names_exist_and_are_documented():
         isingmoe.anneal  # noqa: B018
 
 
+def test_no_public_name_is_that_of_a_module():
+    """The import system binds modules over what is bound on first use."""
+    modules = {path.stem for path in (ROOT / "isingmoe").iterdir()}
+    assert not modules & set(isingmoe.__all__)
+
+
 def test_imports_point_one_way():
     found = subprocess.run(
         [Path(sys.executable).parent / "lint-imports", "--no-cache"],
