@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def describe(dataset: xr.Dataset) -> dict[str, Any]:
     text = dataset.attrs.get("provenance", "{}")
     try:
         return {"provenance": json.loads(text)}
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"provenance": text}
 
 
@@ -57,7 +58,7 @@ def record(
     arguments: dict[str, Any],
     *,
     inputs: dict[str, Any] | None = None,
-    seed: int | None = None,
+    seed: Any = None,
 ) -> str:
     """The provenance attribute.
 
@@ -69,8 +70,8 @@ def record(
         What it was called with, as far as JSON can hold it.
     inputs : dict, optional
         For each input, what `describe` says of it.
-    seed : int, optional
-        Seed of whatever was random.
+    seed : int, SeedSequence or Generator, optional
+        Seed of whatever was random; one that is no number is not recorded.
 
     Returns
     -------
@@ -80,6 +81,6 @@ def record(
     entry = {"isingmoe": software_version(), "verb": verb, "arguments": arguments}
     if inputs:
         entry["input"] = inputs
-    if seed is not None:
-        entry["seed"] = seed
+    if isinstance(seed, Integral):
+        entry["seed"] = int(seed)
     return json.dumps(entry, sort_keys=True, default=repr)

@@ -18,7 +18,7 @@ from isingmoe.block_sources import Sources, can_be_drawn
 from isingmoe.block_sums import FEWEST_BLOCKS, N_LAGS, BlockGrid, Curves, block_correlation
 from isingmoe.decay import decay_fit, length_variables
 from isingmoe.derived import BASELINES
-from isingmoe.fitted import Fit
+from isingmoe.fitted import Fit, matching
 from isingmoe.neighbours import ratio
 from isingmoe.observables import resampling_weights
 from isingmoe.prediction import predicted_correlation
@@ -147,7 +147,7 @@ def block_sizes(
             f"got {n_simulations} and {n_resamples}"
         )
     if fit is not None:
-        traces = _matching(fit, traces)
+        traces = matching(fit, traces)
     primary = _checked_primary(traces, fit, primary)
     grid = BlockGrid(
         _checked_lengths(traces, block_lengths),
@@ -175,7 +175,6 @@ def block_sizes(
         "n_simulations": n_simulations,
         "n_resamples": n_resamples,
     }
-    number = int(seed) if isinstance(seed, int | np.integer) else None
     return xr.Dataset(
         found,
         coords={
@@ -192,7 +191,7 @@ def block_sizes(
         attrs={
             "model": traces.attrs["model"],
             "states": "primary expert" if primary else "expert set",
-            "provenance": _provenance.record("block_sizes", arguments, inputs=inputs, seed=number),
+            "provenance": _provenance.record("block_sizes", arguments, inputs=inputs, seed=seed),
         },
     )
 
@@ -373,22 +372,3 @@ def _checked_primary(traces: xr.Dataset, fit: Fit | None, primary: bool | None) 
         # Of traces in no order, that says so.
         primary_expert(traces)
     return primary
-
-
-def _matching(fit: Fit, traces: xr.Dataset) -> xr.Dataset:
-    """The fit's layers of the traces."""
-    for name in ("num_experts", "top_k"):
-        expected, got = int(fit.data.attrs[name]), int(traces.attrs[name])
-        if got != expected:
-            raise ValueError(
-                f"{trace_name(traces)}: {name}: expected {expected} as in the fit, got {got}; "
-                "these traces are of another model"
-            )
-    layers = fit.data["layer"].values
-    missing = np.setdiff1d(layers, traces["layer"].values)
-    if missing.size:
-        raise ValueError(
-            f"{trace_name(traces)}: layer: the fit has {missing.tolist()}, the traces do not; "
-            "fit again"
-        )
-    return traces.sel(layer=layers)

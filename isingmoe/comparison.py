@@ -19,12 +19,12 @@ from isingmoe.comparison_parts import PARTS, Subject, checked_parts, measured_pa
 from isingmoe.comparison_tables import tables
 from isingmoe.decay import decay_fit
 from isingmoe.equilibrium import load_balance
-from isingmoe.fitted import Fit
+from isingmoe.fitted import Fit, matching
 from isingmoe.inference import cross_validate, score
 from isingmoe.length_estimates import correlation_lengths
 from isingmoe.observables import CENTRES, correlation
 from isingmoe.prediction import predicted_correlation
-from isingmoe.traces import trace_name
+from isingmoe.simulated_tests import checked_simulations
 
 __all__ = ["PARTS", "Comparison", "compare", "open_comparison"]
 
@@ -79,7 +79,7 @@ class Comparison(Saved):
     @property
     def absent(self) -> dict[str, str]:
         """Why parts could not be measured."""
-        return json.loads(self.data.attrs["absent"])
+        return json.loads(self.data.attrs.get("absent", "{}"))
 
     def part(self, name: str) -> xr.Dataset | None:
         """What one part measured; None where it was not asked for or could not be.
@@ -164,10 +164,12 @@ def compare(
     Ising chains of a layer each have their own; for them it is the decay of the summed
     C(d), fitted over the distances at which it is above twice the error of the measured one.
     """
-    traces = _matching(fit, traces)
+    traces = matching(fit, traces)
     centres, chosen = _checked_centres(centres), checked_parts(parts)
     if n_shuffles < 2:
         raise ValueError(f"n_shuffles: expected at least 2 for a spread, got {n_shuffles}")
+    if n_simulations is not None:
+        checked_simulations(n_simulations)
     chain = fit.data.attrs["chain"]
     curves = [
         correlation(
@@ -300,24 +302,6 @@ def _checked_centres(centres: Iterable[str]) -> tuple[str, ...]:
 
 def _tracked(track: Track | None, what: str) -> Callable[[Iterable[int]], Iterable[int]] | None:
     return None if track is None else lambda layers: track(layers, what)
-
-
-def _matching(fit: Fit, traces: xr.Dataset) -> xr.Dataset:
-    """The fit's layers of the traces."""
-    experts, expected = traces.attrs.get("num_experts"), fit.data.attrs["num_experts"]
-    if experts != expected:
-        raise ValueError(
-            f"{trace_name(traces)}: num_experts: expected {expected} as in the fit, got "
-            f"{experts}; these traces are of another model"
-        )
-    layers = fit.data["layer"].values
-    missing = np.setdiff1d(layers, traces["layer"].values)
-    if missing.size:
-        raise ValueError(
-            f"{trace_name(traces)}: layer: the fit has {missing.tolist()}, the traces do not; "
-            "fit again"
-        )
-    return traces.sel(layer=layers)
 
 
 def _deviation(measured: xr.Dataset, predicted: xr.Dataset) -> xr.Dataset:

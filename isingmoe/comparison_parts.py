@@ -82,7 +82,7 @@ def _overlap(subject: Subject) -> xr.Dataset:
     near = neighbour_overlap(
         subject.traces,
         distances=near_distances(subject.traces),
-        n_shuffles=max(subject.n_shuffles, 2),
+        n_shuffles=subject.n_shuffles,
         seed=subject.seed,
         track=subject.named("overlap of neighbours"),
     )
@@ -113,7 +113,7 @@ def _baselines(subject: Subject) -> xr.Dataset:
         subject.traces,
         primary=subject.is_primary,
         max_distance=subject.max_distance,
-        n_draws=max(subject.n_shuffles, 2),
+        n_draws=subject.n_shuffles,
         seed=subject.seed,
         track=subject.named("baselines"),
     )

@@ -10,13 +10,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from isingmoe._schema import validate_structure
 from isingmoe._storage import Saved, check_content, read_dataset
 from isingmoe._text import number, plain, render, report, with_errors
 from isingmoe.chains import IsingChain, KineticChain, PottsChain
 from isingmoe.estimators import MaximumLikelihood, Pseudolikelihood
 from isingmoe.positions import Blocks, Cosines
+from isingmoe.traces import trace_name
 
-__all__ = ["CONVENTIONS", "Fit", "open_fit"]
+__all__ = ["CONVENTIONS", "Fit", "matching", "open_fit"]
 
 CONVENTIONS = "isingmoe-fit-1"
 
@@ -30,6 +32,8 @@ _VARIABLES = (
     "self_coupling",
     "self_coupling_error",
     "correlation_length",
+    "correlation_error",
+    "expert_correlation_error",
     "bits_per_token",
     "bits_load",
     "bits_uniform",
@@ -229,6 +233,35 @@ def open_fit(path: str | os.PathLike[str]) -> Fit:
         remedy="make a fit with `isingmoe fit`",
     )
     return Fit(data)
+
+
+def matching(fit: Fit, traces: xr.Dataset) -> xr.Dataset:
+    """The fit's layers of traces that it may be put beside.
+
+    Raises
+    ------
+    TraceSchemaError
+        If the Dataset is not a trace.
+    ValueError
+        If the traces are of another model, or do not have a layer of the fit.
+    """
+    validate_structure(traces)
+    name = trace_name(traces)
+    is_of_sets = fit.data.attrs["chain"] in ("kinetic", "topk")
+    for attribute in ("num_experts", "top_k") if is_of_sets else ("num_experts",):
+        expected, got = int(fit.data.attrs[attribute]), int(traces.attrs[attribute])
+        if got != expected:
+            raise ValueError(
+                f"{name}: {attribute}: expected {expected} as in the fit, got {got}; these traces "
+                "are of another model"
+            )
+    layers = fit.data["layer"].values
+    missing = np.setdiff1d(layers, traces["layer"].values)
+    if missing.size:
+        raise ValueError(
+            f"{name}: layer: the fit has {missing.tolist()}, the traces do not; fit again"
+        )
+    return traces.sel(layer=layers)
 
 
 def _shape_of(text: str) -> Blocks | Cosines | str | None:

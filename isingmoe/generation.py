@@ -76,9 +76,8 @@ def generate(
         model=f"{chain} chain of {data.attrs['model']}",
     )
     arguments = {"n_sequences": n_sequences, "length": length}
-    number = int(seed) if isinstance(seed, int | np.integer) else None
     provenance = _provenance.record(
-        "generate", arguments, inputs=_provenance.describe(data), seed=number
+        "generate", arguments, inputs=_provenance.describe(data), seed=seed
     )
     return traces.assign_attrs(provenance=provenance)
 

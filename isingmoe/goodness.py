@@ -11,17 +11,16 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
-from isingmoe._schema import validate_structure
 from isingmoe._seeds import Seed, seed_sequence
 from isingmoe._text import about
 from isingmoe.bootstrap_fits import Redrawn, Request, redrawn
-from isingmoe.fitted import Fit
+from isingmoe.centrings import check_centre, distances
+from isingmoe.fitted import Fit, matching
 from isingmoe.kinds import Settings
 from isingmoe.likelihood import check_counts, pair_counts
-from isingmoe.observables import CENTRES
 from isingmoe.regressed import hash_of
 from isingmoe.simulated_tests import checked_simulations, departures, p_values
-from isingmoe.traces import Track, trace_name
+from isingmoe.traces import Track
 
 __all__ = ["goodness_of_fit"]
 
@@ -107,7 +106,7 @@ def goodness_of_fit(
     A. C. Davison and D. V. Hinkley, Bootstrap Methods and their Application (Cambridge
     University Press, 1997), chapter 4.
     """
-    traces = _matching(fit, traces)
+    traces = matching(fit, traces)
     n = _checked(fit, traces, centre, max_distance, n_simulations)
     n_layers = traces.sizes["layer"]
     with threadpool_limits(1, user_api="blas"):
@@ -141,10 +140,10 @@ def _judged(curves: list[Any]) -> dict[str, Any]:
     known = np.asarray(np.isfinite(difference).all(0))
     known[0] = False
     z[:, known] = departures(difference[:, known], scale)
-    discrepancy = (z[:, known] ** 2).mean(1) if known.any() else np.zeros(len(z))
+    discrepancy = (z[:, known] ** 2).mean(1) if known.any() else np.full(len(z), np.nan)
     return {
         "discrepancy": discrepancy[0],
-        "discrepancy_p_value": p_values(discrepancy),
+        "discrepancy_p_value": p_values(discrepancy) if known.any() else np.nan,
         "discrepancy_null": discrepancy[1:],
         "discrepancy_curve": difference[0],
         "discrepancy_curve_z": z[0],
@@ -173,7 +172,7 @@ def _labelled(
         "goodness_of_fit",
         arguments,
         inputs={"traces": _provenance.describe(traces), "fit": _provenance.describe(fit.data)},
-        seed=int(seed) if isinstance(seed, int | np.integer) else None,
+        seed=seed,
     )
     return xr.Dataset(
         {
@@ -203,43 +202,15 @@ def _is_fitted_to(fit: Fit, traces: xr.Dataset) -> bool:
     return seen.hexdigest() == fit.data.attrs["data_sha256"]
 
 
-def _matching(fit: Fit, traces: xr.Dataset) -> xr.Dataset:
-    """The fit's layers of the traces."""
-    validate_structure(traces)
-    name = trace_name(traces)
-    is_kinetic = fit.data.attrs["chain"] == "kinetic"
-    for attribute in ("num_experts", "top_k") if is_kinetic else ("num_experts",):
-        expected, got = int(fit.data.attrs[attribute]), int(traces.attrs[attribute])
-        if got != expected:
-            raise ValueError(
-                f"{name}: {attribute}: expected {expected} as in the fit, got {got}; these traces "
-                "are of another model"
-            )
-    layers = fit.data["layer"].values
-    missing = np.setdiff1d(layers, traces["layer"].values)
-    if missing.size:
-        raise ValueError(
-            f"{name}: layer: the fit has {missing.tolist()}, the traces do not; fit again"
-        )
-    return traces.sel(layer=layers)
-
-
 def _checked(
     fit: Fit, traces: xr.Dataset, centre: str, max_distance: int, n_simulations: int | None
 ) -> int:
     """The number of simulations; a ValueError where an argument is out of range."""
-    if centre not in CENTRES:
-        raise ValueError(f"centre: expected one of {', '.join(CENTRES)}, got {centre!r}")
-    if centre == "position" and traces.sizes["sequence"] < 2:
-        raise ValueError("centre: 'position' needs at least two sequences, got one")
+    check_centre(traces, centre)
     if max_distance < 1:
         raise ValueError(f"max_distance: expected at least 1, got {max_distance}")
-    longest = int(traces["length"].max())
-    if longest < 2:
-        raise ValueError(
-            f"{trace_name(traces)}: length: expected a sequence of at least two tokens, "
-            f"got {longest}"
-        )
+    # Raises where no sequence has two tokens.
+    distances(traces, max_distance)
     if n_simulations is None:
         return _N_KINETIC if fit.is_regressed else _N_COUNTED
     return checked_simulations(n_simulations)

@@ -248,7 +248,7 @@ def _labelled(
         "chapman_kolmogorov",
         arguments,
         inputs=_provenance.describe(traces),
-        seed=int(seed) if isinstance(seed, int | np.integer) else None,
+        seed=seed,
     )
     return xr.Dataset(
         {

@@ -313,11 +313,10 @@ def _labelled(
         "n_equilibration": run.n_discarded,
         "max_distance": run.measurement.n_distances - 1,
     }
-    number = int(seed) if isinstance(seed, int | np.integer) else None
     result.attrs = {
         "chain": repr(chain),
         "algorithm": repr(algorithm),
-        "provenance": _provenance.record("simulate", arguments, seed=number),
+        "provenance": _provenance.record("simulate", arguments, seed=seed),
     }
     return result
 

@@ -255,3 +255,25 @@ def test_files_of_another_kind_are_refused(comparison, tmp_path):
     comparison.save(tmp_path / "comparison.nc")
     with pytest.raises(ValueError, match="make a fit with `isingmoe fit`"):
         im.open_fit(tmp_path / "comparison.nc")
+
+
+def test_simulations_are_checked_before_anything_is_measured(traces):
+    with pytest.raises(ValueError, match="n_simulations: expected an integer of at least 2, got 1"):
+        im.compare(im.fit(traces), traces, n_simulations=1)
+
+
+def test_a_comparison_without_parts_is_read(traces, tmp_path):
+    """Of a file that says nothing of its parts."""
+    found = im.compare(im.fit(traces), traces, parts=(), max_distance=4, n_folds=0)
+    del found.data.attrs["absent"]
+    found.save(tmp_path / "c.nc")
+    again = im.open_comparison(tmp_path / "c.nc")
+    assert again.absent == {}
+    assert "Left out" not in str(again)
+
+
+def test_a_fit_without_errors_of_its_curves_is_refused(traces, tmp_path):
+    data = im.fit(traces).data.drop_vars(["correlation_error", "expert_correlation_error"])
+    im.Fit(data).save(tmp_path / "old.nc")
+    with pytest.raises(ValueError, match=r"old.nc: correlation_error, .*: missing; make a fit"):
+        im.open_fit(tmp_path / "old.nc")
