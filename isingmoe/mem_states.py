@@ -1,4 +1,4 @@
-"""The maximum-entropy equilibrium of the load: reached, missed or collapsed."""
+"""The maximum-entropy equilibrium of the load: reached, missed, collapsed or not decided."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from isingmoe._kernels import blocks
 from isingmoe._seeds import Seed, generators, seed_sequence
 from isingmoe._text import about
 from isingmoe.activations import Drift, drift_of, false_discovery_rates
-from isingmoe.clustered import ratio_errors, scatter
+from isingmoe.clustered import Scatter, ratio_errors, scatter
 from isingmoe.equilibrium import load_balance, load_entropy
 from isingmoe.fitted import Fit
 from isingmoe.free_energies import free_energies
@@ -31,6 +31,9 @@ _LEVEL = 0.05
 # A load this near to uniform, in nats, is at equilibrium for every practical purpose: the
 # effective number of experts is above 99 % of them.
 _NEAR = 0.01
+# A test that sees this imbalance, in nats, can tell that there is none worth the name: the
+# effective number of experts is above 95 % of them.
+_SEEN = 0.05
 # A load is collapsed below this share of the way from k to E effective experts.
 _FEW = 0.25
 # An owner serves more than this share of the tokens where it owns, and so many times its
@@ -72,7 +75,8 @@ def mem(
         All of `load_balance`, per layer, whose `kl_p_value` takes tokens as independent; and
 
         - `mem_p_value` (layer): chance of a load as far from uniform, tokens of one sequence
-          depending on each other as they do; `mem_state` (layer), the verdict.
+          depending on each other as they do; `mem_kl_null` (layer), the 95 % quantile of `kl`
+          of a balanced load, by the same test; `mem_state` (layer), the verdict.
         - `block_entropy`, `block_kl`, `block_effective_experts` (layer, block), corrected for
           bias as in `load_balance`; `block_kl_null` and `block_kl_p_value` of a uniform
           router and independent tokens; `block_p_value`, tokens of a sequence depending on
@@ -96,13 +100,17 @@ def mem(
 
     Notes
     -----
-    **The verdict.** A load is *at equilibrium* if `mem_p_value` is at least 0.05, or if its KL
-    from uniform is at most 0.01 nat, as no load is exactly uniform and enough tokens tell.
-    Else it is *imbalanced*. It is *collapsed* where, besides, the effective number of experts
-    exp(H) is below k + (E - k)/4, or where experts own at least a tenth of the blocks of
-    positions, whatever the load as a whole: an owner of less, such as of the words that every
-    text begins with, is listed but makes no collapse. With one sequence `mem_p_value` is NaN
-    and `kl_p_value` takes its place.
+    **The verdict.** A load is *imbalanced* if `mem_p_value` is below 0.05 and its KL from
+    uniform above 0.01 nat, as no load is exactly uniform and enough tokens tell. It is
+    *collapsed* where, besides, the effective number of experts exp(H) is below
+    k + (E - k)/4, or where experts own at least a tenth of the blocks of positions, whatever
+    the load as a whole: an owner of less, such as of the words that every text begins with,
+    is listed but makes no collapse. A load that is not imbalanced is *at equilibrium* if the
+    test could have told: `mem_kl_null` is at most 0.05 nat, so that a KL of 0.05 nat would
+    have been significant; or KL is at most 0.01 nat and `kl_null` at most 0.05 nat, as texts
+    that differ only add to KL. Else it is *undecided*: there are too few texts to tell. With
+    one sequence, or with texts that are all alike, `mem_p_value` and `mem_kl_null` are
+    replaced by `kl_p_value` and `kl_null`.
 
     **Owners.** An expert owns a block if its rate there is above one half by more than
     Student's one-sided 95 % over sequences, is at least twice its rate in all blocks that it
@@ -151,7 +159,7 @@ def mem(
             drift = drift_of(counts)
             index, length, *_, n_experts = part.arguments(traces, place)
             shuffled = blocks.shuffled_counts(index, length, counts.tokens, n_experts, words)
-            distance = _of_blocks(counts, uniform, float(balance["kl_p_value"][place]))
+            distance = _of_blocks(counts, uniform, balance.isel(layer=place))
             rows.append({**distance, **_stability(counts, drift, shuffled)})
             found.append(_candidates(counts, drift))
     columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
@@ -184,6 +192,7 @@ def mem(
 
 _DECLARED = {
     "mem_p_value": ((), "p-value of the distance from uniform, over sequences", "1"),
+    "mem_kl_null": ((), "95 % quantile of kl for a balanced load, over sequences", "nat"),
     "mem_state": ((), "verdict on the equilibrium", "1"),
     "block_tokens": (("block",), "tokens in the block", "token"),
     "block_entropy": (("block",), "entropy of the load of a block, bias corrected", "nat"),
@@ -245,7 +254,7 @@ class _UniformRouter:
         return self._drawn[n_tokens]
 
 
-def _of_blocks(counts: LayerBlocks, uniform: _UniformRouter, kl_p_value: float) -> dict[str, Any]:
+def _of_blocks(counts: LayerBlocks, uniform: _UniformRouter, balance: xr.Dataset) -> dict[str, Any]:
     """Distance of the whole layer and of its blocks from the uniform load.
 
     Texts that are all alike have no scatter to compare with: what is left is independent tokens.
@@ -266,6 +275,7 @@ def _of_blocks(counts: LayerBlocks, uniform: _UniformRouter, kl_p_value: float) 
     present = counts.tokens > 0
     whole = scatter(beyond.sum(1)[:, None].astype(float), np.any(present, axis=1, keepdims=True))
     each = scatter(beyond.astype(float), present)
+    alike = bool(whole.alike[0])
     return {
         "block_tokens": tokens,
         "block_entropy": plugin + bias,
@@ -274,8 +284,19 @@ def _of_blocks(counts: LayerBlocks, uniform: _UniformRouter, kl_p_value: float) 
         "block_kl_p_value": p_value,
         "block_p_value": np.where(each.alike, p_value, each.p_value()),
         "block_effective_experts": np.exp(plugin + bias),
-        "mem_p_value": kl_p_value if whole.alike[0] else whole.p_value()[0],
+        "mem_p_value": float(balance["kl_p_value"]) if alike else whole.p_value()[0],
+        "mem_kl_null": float(balance["kl_null"]) if alike else _kl_null(whole, counts, uniform),
     }
+
+
+def _kl_null(whole: Scatter, counts: LayerBlocks, uniform: _UniformRouter) -> float:
+    """95 % quantile of the distance of the whole layer, corrected for bias, by the scatter.
+
+    Near to uniform the distance is E/2 times the sum of (load - 1/E)^2.
+    """
+    assigned, n_tokens = float(counts.served.sum()), int(counts.tokens.sum())
+    square = float(whole.quantile(1 - _LEVEL)[0])
+    return square / (2 * uniform.n_experts * assigned**2) - uniform.bias(n_tokens)
 
 
 def _stability(counts: LayerBlocks, drift: Drift, shuffled: NDArray[np.int64]) -> dict[str, float]:
@@ -327,10 +348,17 @@ def _owned(found: list[_Candidates]) -> NDArray[np.bool_]:
 
 def _verdicts(traces: xr.Dataset, balance: xr.Dataset, columns: dict[str, Any]) -> NDArray[np.str_]:
     n_experts, k = int(traces.attrs["num_experts"]), int(traces.attrs["top_k"])
-    p_value = columns["mem_p_value"]
+    kl, kl_null = balance["kl"].values, balance["kl_null"].values
+    p_value, smallest = columns["mem_p_value"], columns["mem_kl_null"]
     p_value = np.where(np.isnan(p_value), balance["kl_p_value"].values, p_value)
-    near = (p_value >= _LEVEL) | (balance["kl"].values <= _NEAR)
+    smallest = np.where(np.isnan(smallest), kl_null, smallest)
+    uneven = (p_value < _LEVEL) & (kl > _NEAR)
+    sure = (smallest <= _SEEN) | ((kl <= _NEAR) & (kl_null <= _SEEN))
     few = balance["effective_experts"].values < k + _FEW * (n_experts - k)
-    state = np.where(near, "equilibrium", np.where(few, "collapsed", "imbalanced"))
+    state = np.where(
+        uneven,
+        np.where(few, "collapsed", "imbalanced"),
+        np.where(sure, "equilibrium", "undecided"),
+    )
     owned = columns["owned"].any(1).mean(1) >= _RANGE
     return np.where(owned, "collapsed", state)

@@ -278,14 +278,14 @@ class TestSize:
     def test_couplings_of_potts_chains(self, coupling):
         rng = np.random.default_rng(0)
         found = []
-        for seed in range(300):
+        for seed in range(100):
             J = rng.normal(size=(3, 3)) * (coupling == "symmetric")
-            J = J + J.T + np.eye(3) * (coupling == "uniform")
+            J = 0.3 * (J + J.T) + np.eye(3) * (coupling == "uniform")
             fit = fitted(markov_traces(0, 3), chain="potts")
             fit.data["J"].values[:] = J
             traces = im.generate(fit, n_sequences=20, length=60, seed=seed)
-            found.append(rejected(traces, seed, chain="potts", coupling=coupling))
-        assert within(np.mean(found), 300), np.mean(found)
+            found.append(rejected(traces, seed, 19, chain="potts", coupling=coupling))
+        assert within(np.mean(found), 100), np.mean(found)
 
     @pytest.mark.slow
     def test_ising_over_1000_data_sets(self):
