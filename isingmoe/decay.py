@@ -16,7 +16,6 @@ __all__ = [
     "decay_fit",
     "length_variables",
     "percentiles",
-    "resampled_lengths",
     "second_moment_length",
     "seen_distances",
 ]
@@ -221,23 +220,6 @@ def percentiles(resampled: Array, n_sequences: int = 0) -> tuple[float, float]:
     place = max(int(tail * (len(resampled) + 1)) - 1, 0)
     ordered = np.partition(resampled, [place, len(resampled) - 1 - place])
     return float(ordered[place]), float(ordered[len(resampled) - 1 - place])
-
-
-def resampled_lengths(curve: Array, error: Array, resample: Array) -> dict[str, Array]:
-    """Both correlation lengths of every resample, as `length_variables` has them.
-
-    Parameters
-    ----------
-    curve, error : ndarray (distance,)
-    resample : ndarray (resample, distance)
-
-    Returns
-    -------
-    dict of ndarray (resample,)
-        NaN of a resample without pairs at d = 1.
-    """
-    estimates = _both_lengths(curve, error, resample)
-    return {name: spread for name, (_, spread) in zip(_MEANING, estimates[1:], strict=True)}
 
 
 class _Estimates(NamedTuple):

@@ -109,8 +109,8 @@ def mem(
     test could have told: `mem_kl_null` is at most 0.05 nat, so that a KL of 0.05 nat would
     have been significant; or KL is at most 0.01 nat and `kl_null` at most 0.05 nat, as texts
     that differ only add to KL. Else it is *undecided*: there are too few texts to tell. With
-    one sequence, or with texts that are all alike, `mem_p_value` and `mem_kl_null` are
-    replaced by `kl_p_value` and `kl_null`.
+    one sequence `mem_p_value` and `mem_kl_null` are NaN and `kl_p_value` and `kl_null` take
+    their places.
 
     **Owners.** An expert owns a block if its rate there is above one half by more than
     Student's one-sided 95 % over sequences, is at least twice its rate in all blocks that it
@@ -120,8 +120,8 @@ def mem(
 
     **P-values.** `mem_p_value` squares the assignments of each expert beyond 1/E of all,
     summed over sequences, and compares it with what the scatter of the sequences makes of it
-    (`isingmoe.clustered.scatter`); of texts that are all alike it is that of independent
-    tokens. The null of independent tokens is chi-square where every
+    (`isingmoe.clustered.scatter`); of texts that are all alike both it and `mem_kl_null`
+    are those of independent tokens. The null of independent tokens is chi-square where every
     expert is expected 20 times or more, and simulated below; then the p-value is at least
     1/(n_simulations + 1).
 

@@ -14,7 +14,6 @@ from isingmoe.decay import (
     decay_fit,
     length_variables,
     percentiles,
-    resampled_lengths,
     second_moment_length,
     seen_distances,
 )
@@ -103,7 +102,9 @@ def test_resamples_share_the_range_and_the_signs_of_the_curve():
     np.testing.assert_array_equal(last, n)
     expected = [decay_length(row, error, n, np.sign(curve)) for row in resample]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert resampled_lengths(curve, error, resample)["correlation_length"] == pytest.approx(found)
+    variables = length_variables(curve[None], error[None], resample[None])
+    ends = [variables[f"correlation_length_{end}"][1][0] for end in ("low", "high")]
+    assert ends == pytest.approx(percentiles(np.array(expected)), rel=1e-5)
 
 
 def test_limits_of_lengths():
@@ -127,11 +128,12 @@ def test_resamples_without_pairs_at_some_distance_are_fitted_to_the_others():
     curve = np.exp(-np.arange(8) / 4)
     resample = np.tile(curve, (3, 1))
     resample[0, 3], resample[1, 1] = np.nan, np.nan
-    found = resampled_lengths(curve, error, resample)
-    for name in NAMES:
-        np.testing.assert_allclose(found[name], [4, np.nan, 4], rtol=1e-7)
+    found, _ = decay_fit(resample, error, like=curve)
+    np.testing.assert_allclose(found, [4, np.nan, 4], rtol=1e-7)
     variables = length_variables(curve[None], error[None], resample[None], 5)
-    assert variables["correlation_length_low"][1] == pytest.approx([4])
+    for name in NAMES:
+        for end in ("low", "high"):
+            assert variables[f"{name}_{end}"][1] == pytest.approx([4])
 
 
 def test_percentiles_reach_farther_for_few_sequences():
