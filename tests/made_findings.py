@@ -14,6 +14,7 @@ from isingmoe.reports.findings import Findings, gathered
 DISTANCES = (1, 2, 3, 4, 8)
 LAWS = ("exponential", "power-law", "stretched", "exponential+constant", "two-exponentials")
 PARAMETERS = ("amplitude", "length", "exponent", "constant", "amplitude_2", "length_2")
+CK_SIMULATIONS = 99
 SOURCES = ("measured", "chain", "random", "shuffled", "position-shuffled")
 
 
@@ -29,7 +30,11 @@ def kolmogorov(layers: np.ndarray, n_experts: int, seed: int = 0) -> xr.Dataset:
             "persistence_error": (dims, np.full(predicted.shape, 0.02)),
             "persistence_predicted": (dims, predicted),
             "ck_discrepancy": ("layer", rng.random(len(layers))),
-            "ck_p_value": ("layer", np.linspace(0.01, 0.8, len(layers))),
+            "ck_p_value": (
+                "layer",
+                np.linspace(1 / (CK_SIMULATIONS + 1), 0.8, len(layers)),
+                {"n_simulations": CK_SIMULATIONS},
+            ),
             "ck_p_value_distance": (dims[:2], rng.random((len(layers), len(DISTANCES)))),
         },
         coords={"layer": layers, "ck_distance": list(DISTANCES), "expert": np.arange(n_experts)},
@@ -52,6 +57,7 @@ def goodness(layers: np.ndarray, distance: np.ndarray, n_simulations: int = 19) 
                 rng.random((len(layers), n_simulations)),
             ),
             "discrepancy_curve_z": (("layer", "distance"), z),
+            "n_unfinished": ("layer", np.zeros(len(layers), int)),
         },
         coords={"layer": layers, "distance": distance},
     )
@@ -101,7 +107,7 @@ def findings(make_traces: Callable[..., xr.Dataset], **changes: object) -> Findi
         im.compare(
             fit,
             traces,
-            centres=("global", "sequence"),
+            centres=("global", "position", "sequence"),
             max_distance=12,
             n_resamples=10,
             parts=("blocks", "activation", "mem"),

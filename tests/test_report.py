@@ -6,19 +6,18 @@ import base64
 import dataclasses
 import hashlib
 import re
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray as xr
-from made_findings import findings
+from made_findings import findings, goodness
 
 import isingmoe as im
 from isingmoe.reports import citation
-from isingmoe.reports.findings import Costs
+from isingmoe.reports.findings import Costs, gathered
 from isingmoe.reports.page import render_page
-from isingmoe.reports.verdicts import controlled, p_words, verdict
 
 # Small traces have few sequences and idle experts; the page says so, and so do warnings.
 pytestmark = [
@@ -27,6 +26,7 @@ pytestmark = [
 ]
 
 QUICK = {"n_resamples": 4, "n_simulations": 4, "n_folds": 0, "max_distance": 8}
+DIST = np.arange(13)
 ROOT = Path(__file__).parents[1]
 
 HOSTILE = (
@@ -312,68 +312,51 @@ def test_the_folder_of_a_file_is_not_told(make_traces, tmp_path):
     assert "t.nc: ranked" in html
 
 
-def test_p_values_in_words():
-    assert p_words(0.01, 0.01) == "p ≤ 0.01"
-    assert p_words(0.034) == "p = 0.034"
-    assert p_words(1e-9) == "p < 0.0001"
-    assert p_words(float("nan")) == "p not known"
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 3000, "[1, " * 50_000, "1" * 5000])
+def test_a_hostile_provenance_is_cut(found, text):
+    """Neither its depth nor its length does harm."""
+    bad = dataclasses.replace(found, traces=found.traces.assign_attrs(provenance=text))
+    html = render_page(bad, Costs(), 0, None, None)
+    shown = re.findall(r"<pre>(.*?)</pre>", html, re.DOTALL)
+    assert any(block.startswith(("[", "{", "1")) for block in shown)
+    assert max(map(len, shown)) < 20_000
 
 
-def test_false_discoveries_are_controlled_over_layers():
-    part = xr.Dataset({"p": ("layer", [0.01, 0.04, np.nan, 0.03])}, coords={"layer": [1, 2, 3, 4]})
-    assert controlled(part, "p") == pytest.approx({1: 0.03, 2: 0.04, 4: 0.04})
-    assert controlled(None, "p") == {}
-    assert controlled(part, "other") == {}
+def test_a_warning_is_given_once(make_traces):
+    """However many stages of a report come upon it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        im.report(make_traces(n_sequences=3, n_positions=8), **QUICK)
+    assert caught
+    said = [(warning.category, str(warning.message)) for warning in caught]
+    assert len(said) == len(set(said))
 
 
-def said(found, layer):
-    return dict(verdict(found, layer).sentences)
+def test_the_number_of_simulations_is_that_of_each_test(found, page):
+    assert "19 simulated data sets for the decay and 99 simulated data sets for Chapman" in (
+        page.text
+    )
+    alike = dataclasses.replace(
+        found, parts={**found.parts, "goodness": goodness(found.traces["layer"].values, DIST, 99)}
+    )
+    text = Page(render_page(alike, Costs(), 0, None, None)).text
+    assert " texts, 99 simulated data sets, 3 folds" in text
 
 
-def test_verdicts_say_what_the_numbers_say(found):
-    goodness = found.parts["goodness"]
-    low = goodness.assign(discrepancy_p_value=("layer", [0.05, 0.9]))
-    # 2 layers: the first has 0.05 * 2 = 0.1 after correction.
-    chain = said(dataclasses.replace(found, parts=found.parts | {"goodness": low}), 3)["Chain"]
-    assert "is enough for this decay (p ≤ 0.05" in chain
-    many = goodness.assign(discrepancy_p_value=("layer", [0.01, 0.01]))
-    rejected = said(dataclasses.replace(found, parts=found.parts | {"goodness": many}), 3)["Chain"]
-    assert "does not give this decay" in rejected
-    assert "more than predicted, first at d = 3" in rejected
-
-    data = found.comparison.data.copy(deep=True)
-    data["measured"][:] = 0.1 / (1 + np.arange(data.sizes["distance"]))
-    data["measured_error"][:] = 1e-3
-    data["measured"].loc[{"centre": "sequence"}] *= np.where(np.arange(13) < 4, 0.9, 0.2)
-    coupled = said(dataclasses.replace(found, comparison=im.Comparison(data)), 3)
-    assert "90 % of the correlation of neighbours is left" in coupled["Texts or coupling"]
-    assert "mostly a difference between texts" in coupled["Texts or coupling"]
-    data["measured_error"][:] = 1
-    unseen = said(dataclasses.replace(found, comparison=im.Comparison(data)), 3)
-    assert unseen["Texts or coupling"].startswith("No correlation of neighbouring tokens")
-
-
-@pytest.mark.parametrize(
-    ("state", "words"),
-    [
-        ("equilibrium", "maximum-entropy equilibrium"),
-        ("imbalanced", "imbalanced"),
-        ("collapsed", "collapsed"),
-    ],
-)
-def test_the_state_of_the_load(found, state, words):
-    mem = found.parts["mem"].assign(mem_state=("layer", [state, state]))
-    lines = said(dataclasses.replace(found, parts=found.parts | {"mem": mem}), 7)["Load"]
-    assert words in lines
-
-
-def test_the_law_is_named(found):
-    data = found.comparison.data.copy(deep=True)
-    data["law_weight"][:] = [0.01, 0.96, 0.01, 0.01, 0.01]
-    memory = said(dataclasses.replace(found, comparison=im.Comparison(data)), 3)["Memory"]
-    assert "a power law is ahead of the others" in memory
-    assert "α = 0.5 ± 0.05" in memory
-    assert "does not describe it fully either" in memory
+def test_fits_that_did_not_converge_are_told(found):
+    part = found.parts["goodness"].assign(n_unfinished=("layer", [0, 3]))
+    comparison = im.Comparison(
+        found.comparison.data.assign(
+            {
+                name: variable.assign_attrs(part="goodness")
+                for name, variable in part.data_vars.items()
+            }
+        )
+    )
+    again = gathered(found.traces, found.fit, comparison, None, ["first"])
+    assert again.cautions[0] == "first"
+    assert "3 of 38 fits to simulated data did not converge (layer 7)" in again.cautions[1]
+    assert not found.cautions
 
 
 def test_progress_names_its_stages(make_traces):

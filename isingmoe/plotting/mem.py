@@ -24,6 +24,7 @@ _STATES = {
     "equilibrium": (GREEN, "o", "at equilibrium"),
     "imbalanced": (BLUE, "s", "imbalanced"),
     "collapsed": (ORANGE, "X", "collapsed"),
+    "undecided": (GREY, "D", "too few texts to tell"),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,18 @@ class Findings:
     cautions: list[str] = field(default_factory=list)
 
     @property
-    def n_simulations(self) -> int:
-        """Data sets behind the p-values."""
-        test = self.parts.get("goodness")
-        if test is not None:
-            return test.sizes["simulation"]
-        return int(self.parts["ck"].attrs.get("n_simulations", 99)) if "ck" in self.parts else 0
+    def n_texts(self) -> int:
+        """Sequences that have tokens."""
+        return int((self.traces["length"] > 0).sum())
+
+    def simulations(self, name: str) -> int:
+        """Data sets behind the p-values of "goodness" or "ck"; 0 where that is not known."""
+        test = self.parts.get(name)
+        if test is None:
+            return 0
+        if name == "ck":
+            return int(test["ck_p_value"].attrs.get("n_simulations", 0))
+        return test.sizes["simulation"]
 
     def part(self, name: str, layer: int) -> xr.Dataset | None:
         """A part of one layer, if it is there."""
@@ -145,7 +151,7 @@ def measure(
         comparison = compare(
             fit,
             traces,
-            centres=("global", "sequence"),
+            centres=("global", "position", "sequence"),
             parts=[name for name in _affordable(fit, traces, costs) if name != "blocks"],
             max_distance=costs.max_distance,
             n_resamples=costs.n_resamples,
@@ -156,7 +162,8 @@ def measure(
             track=track,
         )
         blocks, why = _block_sizes(traces, fit, seed, track)
-    for warning in caught:
+    # Stages come upon the same thing one after the other.
+    for warning in {(w.category, str(w.message)): w for w in caught}.values():
         warnings.warn_explicit(
             message=warning.message,
             category=warning.category,
@@ -211,8 +218,23 @@ def gathered(
         )
     if traces.sizes["layer"] == 1:
         absent["depth"] = "nothing over depth: there is one layer."
-    said = [line.replace(source, short) for line in cautions]
+    said = [line.replace(source, short) for line in [*cautions, *_unfinished(parts)]]
     return Findings(traces, fit, comparison, budget, parts, absent, said)
+
+
+def _unfinished(parts: dict[str, xr.Dataset]) -> Iterator[str]:
+    """Which p-values rest on fits to simulated data that did not converge."""
+    test = parts.get("goodness")
+    if test is None or "n_unfinished" not in test:
+        return
+    n = test["n_unfinished"]
+    layers = n["layer"].values[n.values > 0].tolist()
+    if layers:
+        yield (
+            f"goodness of fit: {int(n.sum())} of {n.size * test.sizes['simulation']} fits to "
+            f"simulated data did not converge (layer {', '.join(map(str, layers))}); p chain is "
+            "less sure there"
+        )
 
 
 def shares_of(comparison: Comparison) -> Budget | None:

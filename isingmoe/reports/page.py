@@ -5,23 +5,28 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import jinja2
 import numpy as np
+import xarray as xr
 from markupsafe import Markup
 
 from isingmoe._provenance import describe, software_version
-from isingmoe._text import number, plain, printable
+from isingmoe._text import plain, printable
 from isingmoe.reports import citation
+from isingmoe.reports.calls import LEVEL, called, controlled
 from isingmoe.reports.findings import Costs, Findings
+from isingmoe.reports.law_words import read_law
 from isingmoe.reports.panels import Panel, depth_panels, layer_panels
 from isingmoe.reports.reading import READING
 from isingmoe.reports.rows import columns
-from isingmoe.reports.verdicts import LEVEL, Verdict, controlled, verdict
+from isingmoe.reports.verdicts import Verdict, verdict
+from isingmoe.reports.words import amount
 
 __all__ = ["render_page"]
 
@@ -30,6 +35,8 @@ Track = Callable[[Iterable[int], str], Iterable[int]]
 # Attributes of a trace that are shown as they are.
 _ATTRIBUTES = ("router", "text", "source", "licence", "architecture")
 _LONGEST = 500
+# Characters of a provenance that are read as JSON.
+_MOST_JSON = 100_000
 
 
 @dataclass(frozen=True)
@@ -139,23 +146,7 @@ def _lead(found: Findings) -> str:
 
 def _brief(found: Findings) -> list[str]:
     """What holds of all layers together."""
-    lines = []
-    counts = (
-        (
-            "goodness",
-            "discrepancy_p_value",
-            "a chain of short reach is not what gives the decay",
-        ),
-        ("ck", "ck_p_value", "the Chapman-Kolmogorov test rejects a memory of one token"),
-        ("activation", "layer_drift_p_value", "rates change along the text"),
-    )
-    for part, name, what in counts:
-        q = controlled(found.parts.get(part), name)
-        if q:
-            n = sum(value <= LEVEL for value in q.values())
-            lines.append(
-                f"In {n} of {len(q)} layers {what} (false discovery rate {LEVEL:.0%} over layers)."
-            )
+    lines = [*_rejections(found)]
     mem = found.parts.get("mem")
     if mem is not None:
         states, numbers = np.unique(mem["mem_state"].values.astype(str), return_counts=True)
@@ -170,19 +161,56 @@ def _brief(found: Findings) -> list[str]:
         within = data["correlation_length"].sel(centre="sequence").values
         lengths["what is measured within texts"] = within
     middle = [
-        f"{number(float(np.nanmedian(values)), 1)} tokens by {what}"
+        f"{amount(float(np.nanmedian(values)), 1)} tokens by {what}"
         for what, values in lengths.items()
         if not np.isnan(values).all()
     ]
     lines.append(f"Correlation length, median over layers: {'; '.join(middle)}.")
-    if "law_weight" in data:
-        weights = np.nan_to_num(data["law_weight"].values)
-        best = data["law"].values[weights.argmax(1)]
-        names, numbers = np.unique(best[weights.max(1) > 0], return_counts=True)
-        order = np.argsort(-numbers, kind="stable")
-        ranked = ", ".join(f"{names[i]} in {numbers[i]}" for i in order)
-        lines.append(f"Likeliest decay law: {ranked}.")
-    return lines
+    return [*lines, *_likeliest(data)]
+
+
+def _rejections(found: Findings) -> Iterator[str]:
+    """In how many layers each test speaks."""
+    control = f"false discovery rate {LEVEL:.0%} over layers"
+    for part, name, what, them in (
+        ("goodness", "discrepancy_p_value", "Short-range chains are", "them"),
+        ("ck", "ck_p_value", "A memory of one token (Chapman-Kolmogorov) is", "it"),
+    ):
+        calls = Counter(called(found.parts.get(part), name, found.simulations(part)).values())
+        n = calls.total()
+        if not n:
+            continue
+        line = f"{what} rejected in {calls['rejected']} of {n} layers"
+        if calls["too few"]:
+            more = " more" if calls["rejected"] else ""
+            line += f"; in {calls['too few']}{more} the simulations are too few to call"
+        if calls["open"]:
+            line += (
+                f"; {calls['open']} {'do' if calls['open'] > 1 else 'does'} not contradict {them}"
+            )
+        yield f"{line} ({control})."
+    q = controlled(found.parts.get("activation"), "layer_drift_p_value")
+    if q:
+        n = sum(value < LEVEL for value in q.values())
+        yield f"Rates are seen to change along the text in {n} of {len(q)} layers ({control})."
+
+
+def _likeliest(data: xr.Dataset) -> Iterator[str]:
+    """Which decay laws lead, and in how many layers they fail all the same."""
+    laws = [read_law(data.isel(layer=place)) for place in range(data.sizes["layer"])]
+    known = [law for law in laws if law is not None]
+    if not known:
+        return
+    failed = Counter(law.short for law in known if law.fails)
+    ranked = [
+        f"{name} in {n}"
+        + (f" (in {failed[name]} it does not describe the decay)" if failed[name] else "")
+        for name, n in Counter(law.short for law in known).most_common()
+    ]
+    yield f"Likeliest decay law: {', '.join(ranked)} of {len(known)} layers."
+    none = sum(law.none_fits for law in known)
+    if none:
+        yield f"None of the decay laws describes what is measured in {none} of them (p ≤ {LEVEL})."
 
 
 def _facts(found: Findings, costs: Costs, seed: int, command: str | None) -> list[tuple[str, str]]:
@@ -193,7 +221,7 @@ def _facts(found: Findings, costs: Costs, seed: int, command: str | None) -> lis
         facts += [("file", plain(origin["file"], _LONGEST)), ("SHA-256", str(origin["sha256"]))]
     facts += [(name, plain(a[name], _LONGEST)) for name in _ATTRIBUTES if name in a]
     order = "ranked by weight" if a["ranked"] else "in no order, so that there is no primary expert"
-    drawn = f"{found.n_simulations} simulated data sets, " if found.n_simulations else ""
+    drawn = _drawn(found)
     facts += [
         ("experts", f"{a['num_experts']}, {a['top_k']} to a token, {order}"),
         (
@@ -209,6 +237,15 @@ def _facts(found: Findings, costs: Costs, seed: int, command: str | None) -> lis
         ("version", f"isingmoe {software_version()}"),
     ]
     return facts if command is None else [*facts, ("command", plain(command, 2000))]
+
+
+def _drawn(found: Findings) -> str:
+    """How many data sets were simulated, for which test where the numbers differ."""
+    of = {"the decay": found.simulations("goodness"), "Chapman-Kolmogorov": found.simulations("ck")}
+    of = {name: n for name, n in of.items() if n}
+    if len(set(of.values())) > 1:
+        return " and ".join(f"{n} simulated data sets for {name}" for name, n in of.items()) + ", "
+    return "".join(f"{n} simulated data sets, " for n in set(of.values()))
 
 
 def _most_telling(found: Findings) -> int:
@@ -233,8 +270,10 @@ def _provenance(found: Findings) -> list[tuple[str, str]]:
 def _pretty(text: str) -> str:
     """JSON with its lines, cut where it is endless."""
     try:
+        if len(text) > _MOST_JSON:
+            raise ValueError("too long to be ours")
         text = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
-    except ValueError:
-        text = plain(text, 3000)
+    except (ValueError, RecursionError):
+        text = plain(text[:_MOST_JSON], 3000)
     text = printable(text)
     return text if len(text) <= 3000 else f"{text[:3000]}\n..."

@@ -5,19 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import xarray as xr
 
-from isingmoe._text import interval, number, p_text, with_errors
+from isingmoe._text import p_text, with_errors
 from isingmoe.reports.findings import Findings
-
-_SHORT = {
-    "exponential": "exponential",
-    "power-law": "power",
-    "stretched": "stretched",
-    "exponential+constant": "exp. + const.",
-    "two-exponentials": "2 exp.",
-}
+from isingmoe.reports.law_words import read_law
+from isingmoe.reports.words import amount, span
 
 __all__ = ["Cell", "Column", "columns"]
 
@@ -58,21 +51,30 @@ def columns(found: Findings) -> list[Column]:
     goodness, ck = found.parts.get("goodness"), found.parts.get("ck")
     if goodness is not None:
         means = "of the decay under the fitted chain, by data sets simulated from it"
-        smallest = 1 / (goodness.sizes["simulation"] + 1)
+        smallest = _smallest(found, "goodness")
         table.append(_p(goodness, "discrepancy_p_value", "p chain", means, smallest))
     if ck is not None:
         means = "of the Chapman-Kolmogorov test: P(d) against P(1) to the power d"
-        table.append(_p(ck, "ck_p_value", "p Markov", means, 1 / (found.n_simulations + 1)))
+        table.append(_p(ck, "ck_p_value", "p Markov", means, _smallest(found, "ck")))
     table.append(_experts(found, data))
     mem, rates = found.parts.get("mem"), found.parts.get("activation")
     if mem is not None:
         cells = [Cell(str(s), str(s), True) for s in mem["mem_state"].values]
-        means = "equilibrium: the load of a uniform router; collapsed: experts own positions"
+        means = (
+            "equilibrium: the load of a uniform router; collapsed: few experts serve nearly all "
+            "tokens, or experts own ranges of positions; undecided: too few texts to tell"
+        )
         table.append(Column("load", means, cells))
     if rates is not None:
         means = "of rates that do not change along the text"
         table.append(_p(rates, "layer_drift_p_value", "p drift", means))
     return [*table, _gain(data)]
+
+
+def _smallest(found: Findings, name: str) -> float:
+    """The least p-value that so many simulations can give."""
+    n = found.simulations(name)
+    return 1 / (n + 1) if n else 0.0
 
 
 def _value(value: float) -> str:
@@ -84,7 +86,7 @@ def _value(value: float) -> str:
 
 def _numbers(data: xr.Dataset, name: str, head: str, means: str, digits: int) -> Column:
     values = data[name].values
-    return Column(head, means, [Cell(number(v, digits), _value(v)) for v in values])
+    return Column(head, means, [Cell(amount(v, digits), _value(v)) for v in values])
 
 
 def _with_errors(data: xr.Dataset, name: str, head: str, means: str) -> Column:
@@ -98,25 +100,25 @@ def _lengths(data: xr.Dataset, centre: str, head: str, means: str) -> Column:
     row = data.sel(centre=centre)
     ends = [row[f"correlation_length{end}"].values for end in ("", "_low", "_high")]
     cells = [
-        Cell(interval(*three, digits=0 if three[0] >= 100 else 1), _value(three[0]))
+        Cell(span(*three, decimals=0 if three[0] >= 100 else 1), _value(three[0]))
         for three in zip(*ends, strict=True)
     ]
     return Column(head, means, cells)
 
 
 def _law(data: xr.Dataset) -> Column:
-    names = data["law"].values.tolist()
+    means = "the likeliest of five, with its Akaike weight"
     cells = []
-    for weights in np.nan_to_num(data["law_weight"].values):
-        best = int(weights.argmax())
-        known = weights[best] > 0
-        text = f"{_SHORT[names[best]]} ({weights[best]:.2f})" if known else "–"
-        cells.append(Cell(text, names[best] if known else "", True))
-    return Column(
-        "decay law",
-        "the likeliest of five, with its Akaike weight",
-        cells,
-    )
+    for place in range(data.sizes["layer"]):
+        law = read_law(data.isel(layer=place))
+        if law is None:
+            cells.append(Cell("–", "", True))
+            continue
+        mark = " †" if law.fails else ""
+        cells.append(Cell(f"{law.short} ({law.weight:.2f}){mark}", law.short, True))
+    if any("†" in cell.text for cell in cells):
+        means += "; † it does not describe the decay (p ≤ 0.05), or is none with two lengths"
+    return Column("decay law", means, cells)
 
 
 def _p(part: xr.Dataset, name: str, head: str, means: str, smallest: float = 0.0) -> Column:
