@@ -19,15 +19,18 @@ PARAMETERS = ("amplitude", "length", "exponent", "constant", "amplitude_2", "len
 # that is slower than that is a constant, the sooner where there is another term.
 _SHORTEST, _LONGEST, _LONGEST_BESIDE = 0.2, 100.0, 2.0
 _EXPONENTS = (0.0, 8.0)
-# Of a stretched exponential, the exponent and xi^-exponent. Beyond, it is a power law with a
-# huge amplitude and a tiny length.
-_STRETCHES, _RATES = (0.2, 3.0), (1e-6, 10.0)
+# Of a stretched exponential, the exponent, and the length, which ends at so many times the
+# largest distance. Of an xi^-exponent above the last it is a power law with a huge amplitude.
+_STRETCHES, _SHORTEST_STRETCHED, _LONGEST_STRETCHED = (0.2, 3.0), 1e-3, 1e4
+_HIGHEST_RATE = 10.0
 # Two lengths that are closer than this are one.
 _RATIOS = (1.25, 1000.0)
 # Points of the grids that fits start from, in one and in two dimensions, and of them the
 # minima that are gone down from.
 _LINE, _PLANE, _STARTS = 200, 40, 3
 _AT_END = 1e-6
+# A coordinate goes to an end of its range if that raises chi2 by no more than this share.
+_FLAT = 1e-6
 _SINGULAR = 1e12
 
 
@@ -50,6 +53,10 @@ class Law:
         Derivatives (parameter, distance) of the curve by the parameters.
     from_coordinate : tuple of str
         The parameter that each coordinate sets.
+    within : callable
+        Coordinates inside the law's region from those inside its bounds, and these.
+    is_one_sided : bool
+        Whether the linear coefficients share their sign.
     """
 
     name: str
@@ -59,6 +66,8 @@ class Law:
     values: Callable[[Array, Array], Array]
     slopes: Callable[[Array, Array], Array]
     from_coordinate: tuple[str, ...]
+    within: Callable[[Array, Array, Array], Array] = lambda x, lower, upper: x
+    is_one_sided: bool = False
 
 
 def _exponentials(log_length: Array, d: Array) -> Array:
@@ -76,12 +85,21 @@ def _at_nought(amplitude: float, log_length: float) -> list[float]:
 
 
 def _stretched(x: Array, d: Array) -> Array:
-    log_rate, exponent = x[..., 0, None], x[..., 1, None]
-    return np.exp(-np.exp(log_rate) * np.expm1(exponent * np.log(d)))[..., None, :]
+    exponent = x[..., 1, None]
+    rate = np.exp(-exponent * x[..., 0, None])
+    return np.exp(-rate * np.expm1(exponent * np.log(d)))[..., None, :]
+
+
+def _stretched_within(x: Array, lower: Array, upper: Array) -> Array:
+    """Lengths from the shortest that their exponent allows, in proportion to the range."""
+    log_length, exponent = x[..., 0], x[..., 1]
+    lowest = np.maximum(lower[0], -np.log(_HIGHEST_RATE) / exponent)
+    share = (upper[0] - log_length) / (upper[0] - lower[0])
+    return np.stack([upper[0] - share * (upper[0] - lowest), exponent], -1)
 
 
 def _stretched_values(a: Array, x: Array) -> Array:
-    return np.array([a[0] * np.exp(np.exp(x[0])), np.exp(-x[0] / x[1]), x[1]])
+    return np.array([a[0] * np.exp(np.exp(-x[0] * x[1])), np.exp(x[0]), x[1]])
 
 
 def _stretched_slopes(p: Array, d: Array) -> Array:
@@ -123,11 +141,15 @@ LAWS = (
     Law(
         "stretched",
         ("amplitude", "length", "exponent"),
-        lambda _: ([np.log(_RATES[0]), _STRETCHES[0]], [np.log(_RATES[1]), _STRETCHES[1]]),
+        lambda last: (
+            [np.log(_SHORTEST_STRETCHED), _STRETCHES[0]],
+            [np.log(_LONGEST_STRETCHED * last), _STRETCHES[1]],
+        ),
         _stretched,
         _stretched_values,
         _stretched_slopes,
         ("length", "exponent"),
+        within=_stretched_within,
     ),
     Law(
         "exponential+constant",
@@ -151,6 +173,7 @@ LAWS = (
             [_exponential_slopes(p[0], p[1], d), _exponential_slopes(p[2], p[3], d)]
         ),
         ("length", "length_2"),
+        is_one_sided=True,
     ),
 )
 
@@ -200,7 +223,9 @@ def fit_law(law: Law, distance: Array, smear: Array, data: Array) -> LawFit:
     Notes
     -----
     Variable projection (Golub and Pereyra 1973): what is linear is solved for, and one or
-    two coordinates are left. Their minimum is sought from the lowest points of a grid.
+    two coordinates are left. Their minimum is sought from the lowest points of a grid. Two
+    coefficients that must share their sign and would not are fitted best by one of them
+    alone: the sum of squares is convex, so that its minimum in either quadrant lies on an axis.
 
     References
     ----------
@@ -209,30 +234,59 @@ def fit_law(law: Law, distance: Array, smear: Array, data: Array) -> LawFit:
     lower, upper = map(np.array, law.bounds(float(distance[-1])))
 
     def residual(x: Array) -> Array:
-        design = smear @ law.basis(x, distance).T
-        return data - design @ _linear(design, data)
+        design = smear @ law.basis(law.within(x, lower, upper), distance).T
+        return data - design @ _linear(law, design, data)
 
     tried = [
         least_squares(residual, start, bounds=(lower, upper), xtol=1e-12, ftol=1e-12)
         for start in _starts(law, distance, smear, data, lower, upper)
     ]
     best = min(tried, key=lambda found: found.cost)
-    x = np.clip(best.x, lower, upper)
+    place = _at_ends(residual, np.clip(best.x, lower, upper), lower, upper)
+    x = law.within(place, lower, upper)
     design = smear @ law.basis(x, distance).T
-    linear = _linear(design, data)
+    linear = _linear(law, design, data)
     parameter = law.values(linear, x)
-    is_free = np.ones(len(parameter), bool)
-    at_end = np.minimum(x - lower, upper - x) < _AT_END * (upper - lower)
-    for name in np.array(law.from_coordinate)[at_end]:
-        is_free[law.parameters.index(name)] = False
+    at_end = np.minimum(place - lower, upper - place) < _AT_END * (upper - lower)
+    is_free = _free(law, at_end, linear)
     covariance = _covariance(smear @ law.slopes(parameter, distance).T, is_free)
     chi2 = float(((data - design @ linear) ** 2).sum())
     return LawFit(law, linear, x, parameter, covariance, chi2)
 
 
-def _linear(design: Array, data: Array) -> Array:
+def _at_ends(residual: Callable[[Array], Array], x: Array, lower: Array, upper: Array) -> Array:
+    """Coordinates that the data do not tell from an end of their range, at that end."""
+    chi2 = (residual(x) ** 2).sum()
+    for i in range(len(x)):
+        for end in (lower[i], upper[i]):
+            moved = x.copy()
+            moved[i] = end
+            if (residual(moved) ** 2).sum() <= chi2 + _FLAT * (1 + chi2):
+                x = moved
+                break
+    return x
+
+
+def _linear(law: Law, design: Array, data: Array) -> Array:
     """Coefficients of least squares; the shortest, where columns are alike."""
-    return np.linalg.lstsq(design, data, rcond=1e-10)[0]
+    both = np.linalg.lstsq(design, data, rcond=1e-10)[0]
+    if not law.is_one_sided or both[0] * both[1] >= 0:
+        return both
+    onto = design.T @ data
+    square = np.maximum((design**2).sum(0), 1e-300)
+    better = (onto**2 / square).argmax()
+    return np.where(np.arange(2) == better, onto / square, 0.0)
+
+
+def _free(law: Law, at_end: NDArray[np.bool_], linear: Array) -> NDArray[np.bool_]:
+    """Which parameters are inside their range; a term that is nought has none that is."""
+    is_free = np.ones(len(law.parameters), bool)
+    ended = list(np.array(law.from_coordinate)[at_end])
+    if law.is_one_sided:
+        terms = np.array([("amplitude", "length"), ("amplitude_2", "length_2")])
+        ended += terms[linear == 0].ravel().tolist()
+    is_free[[law.parameters.index(name) for name in ended]] = False
+    return is_free
 
 
 def _starts(
@@ -243,8 +297,8 @@ def _starts(
     # Off the ends, where the search would have to come back from.
     axes = [np.linspace(a, b, n + 2)[1:-1] for a, b in zip(lower, upper, strict=True)]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
-    design = law.basis(grid, distance) @ smear.T
-    height = -_explained(design, data)
+    design = law.basis(law.within(grid, lower, upper), distance) @ smear.T
+    height = -_explained(design, data, law.is_one_sided)
     is_lowest = np.ones(height.shape, bool)
     for axis in range(height.ndim):
         step = np.diff(height, axis=axis)
@@ -256,21 +310,23 @@ def _starts(
     return grid[tuple(place[order].T)]
 
 
-def _explained(design: Array, data: Array) -> Array:
+def _explained(design: Array, data: Array, is_one_sided: bool) -> Array:
     """Sum of squares that one or two columns (..., column, datum) explain."""
-    first = design[..., 0, :]
-    first = first / np.maximum(np.sqrt((first**2).sum(-1, keepdims=True)), 1e-300)
-    explained = (first @ data) ** 2
-    if design.shape[-2] == 2:
-        second = design[..., 1, :]
-        size = np.sqrt((second**2).sum(-1, keepdims=True))
-        second = second / np.maximum(size, 1e-300)
-        second = second - (first * second).sum(-1, keepdims=True) * first
-        square = (second**2).sum(-1)
-        is_new = square > 1e-12
-        explained = explained + np.where(
-            is_new, (second @ data) ** 2 / np.where(is_new, square, 1), 0
-        )
+    size = np.sqrt((design**2).sum(-1, keepdims=True))
+    design = design / np.maximum(size, 1e-300)
+    onto = design @ data
+    if design.shape[-2] == 1:
+        return onto[..., 0] ** 2
+    first, second = onto[..., 0], onto[..., 1]
+    cosine = (design[..., 0, :] * design[..., 1, :]).sum(-1)
+    square = 1 - cosine**2
+    is_new = square > 1e-12
+    rest = second - cosine * first
+    explained = first**2 + np.where(is_new, rest**2 / np.where(is_new, square, 1), 0)
+    if is_one_sided:
+        # Of opposite signs: the better column alone.
+        opposed = rest * (first - cosine * second) < 0
+        explained = np.where(opposed, np.maximum(first**2, second**2), explained)
     return explained
 
 

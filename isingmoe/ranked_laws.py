@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.stats import chi2 as chi2_law
 from scipy.stats import f as f_law
 
 from isingmoe import _provenance
@@ -43,12 +42,13 @@ def decay_laws(measured: xr.Dataset) -> xr.Dataset:
     Dataset
         For each law of "exponential" A exp(-d/xi), "power-law" A d^-alpha, "stretched"
         A exp(-(d/xi)^beta), "exponential+constant" A exp(-d/xi) + c and "two-exponentials"
-        A exp(-d/xi) + A_2 exp(-d/xi_2), xi < xi_2: `law_chi2`, `law_dof`, `law_p_value`,
-        `law_aic` and `law_weight` (layer, law); `law_parameter` and its standard error
-        `law_parameter_error` (layer, law, parameter), NaN where a law has no such parameter;
-        `law_curve` (layer, law, distance), NaN at d = 0, which no law describes. `law_first`
-        and `law_last` (layer) are the ends of the distances fitted, `law_bins` the number of
-        data and `law_freedom` the degrees of freedom of their covariance.
+        A exp(-d/xi) + A_2 exp(-d/xi_2), xi < xi_2, A and A_2 of one sign: `law_chi2`,
+        `law_dof`, `law_p_value`, `law_aic` and `law_weight` (layer, law); `law_parameter` and
+        its standard error `law_parameter_error` (layer, law, parameter), NaN where a law has
+        no such parameter; `law_curve` (layer, law, distance), NaN at d = 0, which no law
+        describes. `law_first` and `law_last` (layer) are the ends of the distances fitted,
+        `law_bins` the number of data and `law_freedom` the degrees of freedom of their
+        covariance.
 
     Raises
     ------
@@ -70,14 +70,18 @@ def decay_laws(measured: xr.Dataset) -> xr.Dataset:
     of freedom of the fit. Where nu is less than four times the six bins, or bins are bound
     to each other, the correlations between them are shrunk by the share that makes their
     expected error smallest (Schaefer and Strimmer 2005), no other correction is made, and there
-    is no p-value. One sequence has errors of uncorrelated tokens, taken as independent over
-    the distances.
+    is no p-value. One sequence tells nothing of the covariance: its bins are weighted by the
+    errors of uncorrelated tokens, too small and taken as independent over the distances.
+    Parameters, curve and chi-square are of that; `law_freedom` is 0, and there is neither
+    p-value, AIC, weight nor error of a parameter.
 
     AIC = chi2 + 2 parameters: for a Gaussian of known covariance it needs no correction for
     few data. The weights exp(-AIC/2) sum to one over the laws that were fitted. A law with
     more parameters than there are bins is NaN, and so is the error of a parameter at an end of
     its range: lengths from 0.2 to 100 times the largest distance (twice of one beside another
-    term), alpha 0 to 8, beta 0.2 to 3 with xi^-beta 10^-6 to 10, xi_2/xi 1.25 to 1000.
+    term), alpha 0 to 8, beta 0.2 to 3 with a length from 0.001 to 10^4 times the largest
+    distance and xi^-beta at most 10, xi_2/xi 1.25 to 1000. Where two terms of one sign fit no
+    better than one of them, the other is nought and its error and that of its length NaN.
 
     References
     ----------
@@ -166,6 +170,7 @@ class _Binned:
     factor: Array
     freedom: float
     is_shrunk: bool
+    is_alone: bool = False
 
     @property
     def n_bins(self) -> int:
@@ -199,12 +204,14 @@ def _layer_laws(measured: xr.Dataset, distance: Array) -> dict[str, Any]:
         fit = fit_law(law, binned.distance, whitened, data)
         chi2 = fit.chi2 / _excess_of_inverse(binned)
         row["law_chi2"][i], row["law_dof"][i] = chi2, dof
+        row["law_parameter"][i, own] = fit.parameter
+        row["law_curve"][i, distance > 0] = fit.curve(distance[distance > 0])
+        if binned.is_alone:
+            continue
         row["law_aic"][i] = chi2 + 2 * len(own)
         row["law_p_value"][i] = _p_value(fit, dof, binned)
-        row["law_parameter"][i, own] = fit.parameter
         variance = fit.covariance.diagonal() * _excess_of_variance(dof, binned)
         row["law_parameter_error"][i, own] = np.sqrt(variance)
-        row["law_curve"][i, distance > 0] = fit.curve(distance[distance > 0])
     row["law_weight"] = _weights(row["law_aic"])
     return row
 
@@ -225,7 +232,7 @@ def _weights(aic: Array) -> Array:
 
 def _excess_of_inverse(binned: _Binned) -> float:
     """How much too large the inverse of an estimated covariance is on average."""
-    if binned.is_shrunk or not np.isfinite(binned.freedom):
+    if binned.is_shrunk or binned.is_alone:
         return 1.0
     return binned.freedom / (binned.freedom - binned.n_bins - 1)
 
@@ -233,7 +240,7 @@ def _excess_of_inverse(binned: _Binned) -> float:
 def _excess_of_variance(dof: int, binned: _Binned) -> float:
     """What the parameters' variance has to be multiplied with, as the covariance is estimated."""
     nu = binned.freedom
-    if binned.is_shrunk or not np.isfinite(nu):
+    if binned.is_shrunk:
         return 1.0
     return nu * (nu - 1) / ((nu - dof) * (nu - dof - 1))
 
@@ -242,8 +249,6 @@ def _p_value(fit: LawFit, dof: int, binned: _Binned) -> float:
     if not dof or binned.is_shrunk:
         return np.nan
     nu = binned.freedom
-    if not np.isfinite(nu):
-        return float(chi2_law.sf(fit.chi2, dof))
     return float(f_law.sf(fit.chi2 * (nu - dof + 1) / (nu * dof), dof, nu - dof + 1))
 
 
@@ -258,9 +263,9 @@ def _binned(
     if not is_alone:
         is_used &= share_known >= _KNOWN
         resample = resample[np.isfinite(resample[:, is_used]).all(1)]
-    freedom = np.inf if is_alone else _freedom(len(resample), n_sequences)
+    freedom = 0.0 if is_alone else _freedom(len(resample), n_sequences)
     place = np.flatnonzero(is_used)
-    if not place.size or not freedom:
+    if not place.size or not (freedom or is_alone):
         nothing = np.empty((0, 0))
         return _Binned(np.empty(0), nothing, np.empty(0), nothing, freedom, False)
     wanted = _MOST_BINS if is_alone else int(freedom // _FREEDOM)
@@ -272,9 +277,8 @@ def _binned(
     mean = smear[:, distance[place].astype(int) - 1]
     data = mean @ curve[place]
     if is_alone:
-        return _Binned(
-            d, smear, data, np.diag(np.sqrt(mean**2 @ error[place] ** 2)), freedom, False
-        )
+        factor = np.diag(np.sqrt(mean**2 @ error[place] ** 2))
+        return _Binned(d, smear, data, factor, freedom, False, is_alone)
     covariance = np.atleast_2d(np.cov(resample[:, place] @ mean.T, rowvar=False))
     # Centred on their own sequences, all distances together obey a sum rule.
     spread = np.sqrt(covariance.diagonal())

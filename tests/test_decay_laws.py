@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import simulate_markov
 from naive_decay import law_bins, law_chi2, law_curve, measured_curves, noisy_curves
+from scipy.optimize import nnls
 from scipy.stats import binomtest, kstest, norm
 
 import isingmoe as im
@@ -56,9 +57,12 @@ def test_fit_against_direct_minimisation(seed, name, n):
     assert fit.chi2 == pytest.approx(rest @ np.linalg.solve(covariance, rest), rel=1e-6, abs=1e-9)
     np.testing.assert_allclose(fit.curve(d), law_curve(name, fit.parameter, d), rtol=1e-6)
     inside = np.isfinite(fit.covariance).all()
-    slow, _ = law_chi2(name, d, mean, data, covariance, fit.parameter)
-    far, _ = law_chi2(name, d, mean, data, covariance, TRUE[name])
-    # The slow one knows no ends of ranges.
+    slow, slow_p = law_chi2(name, d, mean, data, covariance, fit.parameter)
+    far, far_p = law_chi2(name, d, mean, data, covariance, TRUE[name])
+    # The slow one knows no ends of ranges, nor that two terms share their sign.
+    if name == "two-exponentials":
+        assert fit.parameter[0] * fit.parameter[2] >= 0
+        inside = inside and slow_p[0] * slow_p[2] > 0 and far_p[0] * far_p[2] > 0
     if inside:
         assert slow == pytest.approx(fit.chi2, rel=1e-4, abs=1e-4)
         assert fit.chi2 <= far + 1e-6 * (1 + far)
@@ -189,13 +193,15 @@ def test_few_sequences_have_weights_and_no_p_value(shared_traces, name):
     assert (fitted["law_chi2"] >= 0).all()
 
 
-def test_one_sequence_has_independent_errors():
+def test_one_sequence_has_curves_and_no_ranking():
     traces = chain_traces(4, 0, n_sequences=1, length=5000)
     measured = im.correlation(traces, max_distance=30)
     fitted = decay_laws(measured).isel(layer=0)
-    assert fitted["law_freedom"].item() == np.inf
+    assert fitted["law_freedom"].item() == 0
+    for name in ("law_p_value", "law_weight", "law_aic", "law_parameter_error"):
+        assert fitted[name].isnull().all(), name
+    assert np.isfinite(fitted["law_curve"][:, 1:]).all()
     row = fitted.sel(law="exponential")
-    assert np.isfinite(row["law_p_value"].item())
     length = row["law_parameter"].sel(parameter="length").item()
     assert length == pytest.approx(4, rel=0.3)
     bins = law_bins(list(range(1, 31)), 16)
@@ -243,10 +249,78 @@ def test_negative_first_correlation():
     rng = np.random.default_rng(0)
     measured = measured_curves(noisy_curves(curve, 0.05, 50, rng)[None], 200, 0)
     fitted = decay_laws(measured).isel(layer=0)
-    assert fitted["law_weight"].argmax("law").item() == 4
-    assert fitted["law_curve"].sel(law="two-exponentials")[1].item() == pytest.approx(
-        -0.3, abs=0.05
-    )
+    # A dip is not two lengths: no law describes it, and their p-values say so.
+    assert (fitted["law_p_value"] < 1e-6).all()
+    two = fitted["law_parameter"].sel(law="two-exponentials")
+    assert (two.sel(parameter="amplitude") * two.sel(parameter="amplitude_2")).item() >= 0
+
+
+def test_two_terms_of_one_sign_against_nonnegative_least_squares():
+    """On a fine grid of both lengths, each sign in turn."""
+    law, d = LAWS[-1], D[1:31]
+    rng = np.random.default_rng(3)
+    for curve in (
+        0.5 * np.exp(-d / 3) + 0.2 * np.exp(-d / 15),
+        -0.5 * np.exp(-d / 3) - 0.2 * np.exp(-d / 15),
+        0.4 * np.exp(-d / 12) - 0.3 * np.exp(-d / 3),
+        np.exp(-d / 5),
+    ):
+        data = (curve + 0.01 * rng.normal(size=len(d))) / 0.01
+        fit = fit_law(law, d, np.eye(len(d)) / 0.01, data)
+        short, ratio = np.meshgrid(np.geomspace(0.2, 60, 50), np.geomspace(1.25, 1000, 50))
+        slow = min(
+            nnls(np.exp(-d / np.array([[a], [a * b]])).T / 0.01, sign * data)[1] ** 2
+            for a, b in zip(short.ravel(), ratio.ravel(), strict=True)
+            for sign in (1, -1)
+        )
+        assert fit.parameter[0] * fit.parameter[2] >= 0
+        assert fit.chi2 <= slow * (1 + 1e-9)
+        assert fit.chi2 > slow - 3
+        amplitude = np.diag(fit.covariance)[[0, 2]]
+        assert np.isnan(amplitude[fit.linear == 0]).all()
+        if np.isfinite(fit.covariance).all():
+            assert (np.sign(fit.linear) == np.sign(curve[0])).all()
+
+
+def test_a_dip_is_not_two_lengths():
+    curve = 0.6 * np.exp(-D / 12) - 0.5 * np.exp(-D / 9.6)
+    rng = np.random.default_rng(1)
+    measured = measured_curves(noisy_curves(curve, 0.05, 100, rng)[None], 200, 1)
+    fitted = decay_laws(measured).isel(layer=0)
+    row = fitted.sel(law="two-exponentials")
+    assert row["law_p_value"].item() < 1e-3
+    value = row["law_parameter"]
+    assert (value.sel(parameter="amplitude") * value.sel(parameter="amplitude_2")).item() >= 0
+
+
+def test_ends_of_ranges_have_no_error():
+    """A curve that rises: lengths at their upper ends, which are finite, and exponents at 0."""
+    curve = 0.3 + 0.004 * D
+    rng = np.random.default_rng(2)
+    measured = measured_curves(noisy_curves(curve, 0.01, 100, rng)[None], 200, 2)
+    fitted = decay_laws(measured).isel(layer=0)
+    last = fitted["law_last"].item()
+    length = fitted["law_parameter"].sel(parameter="length")
+    longest = {"exponential": 100, "stretched": 1e4, "two-exponentials": 2000}
+    for name, times in longest.items():
+        assert length.sel(law=name).item() <= times * last * (1 + 1e-9)
+    error = fitted["law_parameter_error"]
+    assert np.isnan(error.sel(law="exponential", parameter="length"))
+    for name in ("length", "exponent"):
+        assert np.isnan(error.sel(law="stretched", parameter=name))
+    power = fitted.sel(law="power-law", parameter="exponent")
+    assert power["law_parameter"].item() == pytest.approx(0, abs=1e-4)
+    assert np.isnan(power["law_parameter_error"])
+
+
+@pytest.mark.parametrize("beta", [0.2, 0.6, 3.0])
+def test_stretched_lengths_stay_where_they_should(beta):
+    law = LAWS[2]
+    lower, upper = map(np.array, law.bounds(64.0))
+    ends = np.array([[lower[0], beta], [upper[0], beta]])
+    low, high = np.exp(law.within(ends, lower, upper)[:, 0])
+    assert low == pytest.approx(max(1e-3, 10 ** (-1 / beta)))
+    assert high == pytest.approx(1e4 * 64)
 
 
 def test_tokens_that_are_all_alike():
