@@ -242,7 +242,7 @@ def test_odd_traces_have_a_page(make_traces, shape, missing):
     for sentence in missing:
         assert sentence in text
     # Whatever is not drawn is accounted for.
-    assert "No bit budget" in text
+    assert "No position, topic and token's id among the bits" in text
     assert "nan" not in re.findall(r"[a-z]+", text)
 
 
@@ -257,7 +257,7 @@ def test_a_budget_is_drawn(make_traces):
     budget = im.budget(traces, reach=1, coupling="diagonal", n_folds=2)
     page = Page(im.report(traces, budget=budget, **QUICK).html)
     assert any(attrs.get("id") == "figure-budget" for attrs in page.all("figure"))
-    assert "No bit budget" not in page.text
+    assert "token's id among the bits" not in page.text
 
 
 def test_same_seed_same_page(make_traces):

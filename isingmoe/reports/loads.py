@@ -49,7 +49,7 @@ def load_sentences(found: Findings, data: xr.Dataset, layer: int) -> list[str]:
         ),
     }.get(state, f"The load is {state}")
     why = _decided(data, balance, state)
-    lines = [f"{opening}: {size}{f' ({why})' if why else ''}."]
+    lines = [f"{opening}: {size} ({why})."]
     if owners:
         lines.append(f"{owners} expert{'s own' if owners > 1 else ' owns'} a range of positions.")
     return [*lines, *_energies(balance)]
@@ -58,12 +58,13 @@ def load_sentences(found: Findings, data: xr.Dataset, layer: int) -> list[str]:
 def _decided(data: xr.Dataset, balance: xr.Dataset, state: str) -> str:
     """By what the state of the load was decided."""
     p, of = float(balance["mem_p_value"]), "of a uniform load"
-    if math.isnan(p) and state == "undecided":
-        return ""
     if math.isnan(p):
         p, of = float(data["kl_p_value"]), f"{of}, tokens taken as independent"
-    if state == "equilibrium" and p < LEVEL and float(data["kl"]) <= _NEAR:
+    if state in ("equilibrium", "undecided") and p < LEVEL and float(data["kl"]) <= _NEAR:
         return f"within {_NEAR} nat of uniform, though {p_words(p)} {of}"
+    passed = float(balance["mem_kl_null"]) if "mem_kl_null" in balance else math.nan
+    if state == "undecided" and not math.isnan(passed):
+        return f"{p_words(p)} {of}; {digits(passed, 2)} nat would still pass for one"
     return f"{p_words(p)} {of}"
 
 

@@ -96,8 +96,10 @@ def _origin(within: _Share, by_position: _Share | None) -> str:
     possible = [name for name, share, error in parts if share + _SEEN * error > 0.5]
     if len(possible) > 1:
         return f"{_listed(possible, 'or')}, undecided"
+    if possible:
+        return f"perhaps mostly {_listed(possible, 'or')}"
     large = [name for name, share, _ in parts if share > _PART]
-    return f"{_listed(large, 'and')}, none of them clearly above one half"
+    return f"{_listed(large, 'and')}, none of them above one half"
 
 
 def _listed(names: list[str], word: str) -> str:
