@@ -480,7 +480,13 @@ def test_example_is_fitted_as_it_says(folder, run_cli):
     layer = int(im.open_traces("traces.nc")["layer"][0])
     ran = run_cli("fit", "traces.nc", "--layer", layer, *QUICK)
     assert (ran.exit_code, ran.stderr) == (0, DEFAULT)
-    sizes = {"layer": 1, "distance": 1, "expert": 16, "next_expert": 16}
+    sizes = {
+        "layer": 1,
+        "distance": 1,
+        "correlation_distance": 65,
+        "expert": 16,
+        "next_expert": 16,
+    }
     assert im.open_fit("fit.nc").data.sizes == sizes
 
 
