@@ -322,12 +322,12 @@ class TestSize:
         share = np.mean(
             [
                 rejected(kinetic_traces(seed, **drawn), seed, 19, chain="kinetic", **options)
-                for seed in range(200)
+                for seed in range(100)
             ]
         )
         # A prior draws the chains that are simulated together, and random fields are those of
         # other texts: it may reject less.
-        assert within(max(share, 0.05), 200), share
+        assert within(max(share, 0.05), 100), share
 
 
 def _ising_fit(fit, layer, counts):
