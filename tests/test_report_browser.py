@@ -154,7 +154,8 @@ def test_rows_without_a_value_come_last(page):
 def test_a_link_of_the_table_opens_its_layer(page):
     page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = false; })")
     page.locator("td a", has_text="11").click()
-    assert page.evaluate("document.getElementById('layer-11').open")
+    # The browser tells the script of a new address in its own time.
+    page.wait_for_function("document.getElementById('layer-11').open", timeout=10_000)
     assert not page.evaluate("document.getElementById('layer-7').open")
 
 
