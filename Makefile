@@ -10,8 +10,9 @@ fit: $(VENV)/light
 	$(BIN)/isingmoe example --output traces.nc --overwrite
 	$(BIN)/isingmoe fit traces.nc --output fit.nc --figure fit.png --overwrite
 
+# A file to a process: what its tests share is made once.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/full
 	$(BIN)/ruff check
