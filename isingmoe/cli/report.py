@@ -48,7 +48,7 @@ def report(
     resamples: Resamples = 200,
     simulations: Annotated[
         int | None,
-        typer.Option(min=2, help="Data sets simulated for p-values (default: 99; 19 if kinetic)."),
+        typer.Option(min=2, help="Data sets simulated for p-values (default: 39; 19 if kinetic)."),
     ] = None,
     folds: Annotated[int, typer.Option(min=0, help="Folds of the held-out score; 0 for none.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,

@@ -100,7 +100,7 @@ def report(
     n_resamples : int
         Bootstrap resamples of the sequences.
     n_simulations : int, optional
-        Data sets simulated for p-values; by default what each test takes, 99 of Potts chains.
+        Data sets simulated for p-values; by default 39, and 19 of kinetic chains.
     n_folds : int
         Folds of the held-out score; 0 for none.
     seed : int

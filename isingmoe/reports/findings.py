@@ -39,6 +39,10 @@ _N_SHUFFLES = 10
 _MOST_REFITTED = 10_000_000
 
 
+# Data sets simulated of chains fitted to pair counts, so that 24 layers take half a minute.
+_N_COUNTED = 39
+
+
 @dataclass(frozen=True)
 class Costs:
     """How much is spent on each part.
@@ -60,6 +64,12 @@ class Costs:
     n_resamples: int = 200
     n_simulations: int | None = None
     n_folds: int = 3
+
+    def simulations_of(self, fit: Fit) -> int | None:
+        """How many to simulate for a fit; None for what each test takes."""
+        if self.n_simulations is None and not fit.is_regressed:
+            return _N_COUNTED
+        return self.n_simulations
 
 
 @dataclass(frozen=True)
@@ -156,7 +166,7 @@ def measure(
             max_distance=costs.max_distance,
             n_resamples=costs.n_resamples,
             n_shuffles=_N_SHUFFLES,
-            n_simulations=costs.n_simulations,
+            n_simulations=costs.simulations_of(fit),
             n_folds=costs.n_folds,
             seed=seed,
             track=track,
