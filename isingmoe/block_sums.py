@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isingmoe._kernels.block_pairs import block_sums
+from isingmoe.centrings import spread_of_known
 from isingmoe.neighbours import ratio
 
 __all__ = ["FEWEST_BLOCKS", "N_LAGS", "BlockGrid", "BlockSums", "Curves", "block_correlation"]
@@ -164,19 +165,10 @@ class BlockSums:
             resample = exact(weights)
             # A resample of fewer sequences than the data set varies more than it does.
             scale = np.sqrt(weights[0].sum() / self.n_sequences)
-            return Curves(value, scale * _spread(resample), resample)
+            return Curves(value, scale * spread_of_known(resample), resample)
         # One sequence cannot be resampled: the error is that of uncorrelated tokens.
         error = np.abs(value[0]) / np.sqrt(np.maximum(n_pairs.sum(0) / self.n_sets, 1))
         return Curves(value, error, np.full((len(weights), len(value)), np.nan))
-
-
-def _spread(resample: Array) -> Array:
-    """Standard deviation of the resamples that have pairs at a distance."""
-    known = ~np.isnan(resample)
-    n = known.sum(0)
-    mean = np.where(known, resample, 0).sum(0) / np.maximum(n, 1)
-    squares = np.where(known, (resample - mean) ** 2, 0).sum(0)
-    return np.where(n > 1, np.sqrt(squares / np.maximum(n - 1, 1)), np.nan)
 
 
 def block_correlation(curve: Array, block_length: int, n_lags: int = N_LAGS) -> Array:

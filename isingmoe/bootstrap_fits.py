@@ -22,6 +22,7 @@ from isingmoe.generation import Law, check_drawable, draw_sets, law_of
 from isingmoe.kinds import Settings
 from isingmoe.likelihood import Family
 from isingmoe.markov_draws import MarkovDraws
+from isingmoe.neighbours import ratio
 from isingmoe.observables import centred_correlation
 from isingmoe.regression import Estimated, Regression
 from isingmoe.stationary import markov_chain, markov_correlation
@@ -154,7 +155,7 @@ class _Potts(_Counted):
         if self._request.centre == "global":
             pairs, equal = returning.equal_apart(states, _bit_length(q), n)
             load = np.bincount(states[states >= 0], minlength=q) / pairs[0]
-            return _per_pair(equal, pairs) - (load**2).sum()
+            return ratio(equal, pairs) - (load**2).sum()
         sets, _, _ = overlaps.pack_sets(states[..., None], -(-q // 64))
         return centred_correlation(sets, q, np.arange(n), self._request.centre)
 
@@ -198,7 +199,7 @@ class _Ising(_Counted):
     def _measured(self, rows: NDArray[np.uint64], both: Array) -> Array:
         if self._request.centre == "global":
             rate = both[:, 0] / self._pairs[0]
-            return _per_pair(both.sum(0), self._pairs) - (rate**2).sum()
+            return ratio(both.sum(0), self._pairs) - (rate**2).sum()
         n = len(rows) + 1
         sets = np.zeros((len(self._is_known), -(-n // 64), self._is_known.shape[1]), np.uint64)
         # One more expert, of every token: it has no correlation, and a set without any other
@@ -284,11 +285,6 @@ class _Kinetic:
         return centred_correlation(
             sets, q, np.arange(self._request.n_distances), self._request.centre
         )
-
-
-def _per_pair(total: Array, pairs: Array) -> Array:
-    """Mean over the pairs, NaN where there are none."""
-    return np.where(pairs > 0, total / np.maximum(pairs, 1), np.nan)
 
 
 def _packed(bits: NDArray[np.bool_]) -> NDArray[np.uint64]:

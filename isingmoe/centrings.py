@@ -26,6 +26,7 @@ __all__ = [
     "distances",
     "own_mean_correction",
     "resampling_weights",
+    "spread_of_known",
 ]
 
 Array = NDArray[np.floating]
@@ -348,6 +349,11 @@ def bootstrap_error(curves: Curves) -> Array:
     resample = curves.resample
     if np.isnan(resample).all():
         return curves.value[:, :1] / np.sqrt(np.maximum(curves.pairs.sum(0), 1))
+    return spread_of_known(resample)
+
+
+def spread_of_known(resample: Array) -> Array:
+    """Standard deviation over the resamples that have pairs, NaN of fewer than two."""
     n_known = (~np.isnan(resample)).sum(0)
     mean = np.nansum(resample, 0) / np.maximum(n_known, 1)
     squares = np.nansum((resample - mean) ** 2, 0)

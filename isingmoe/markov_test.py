@@ -17,6 +17,7 @@ from isingmoe._schema import validate_structure
 from isingmoe._seeds import Seed, seed_sequence
 from isingmoe._text import about
 from isingmoe.markov_draws import MarkovDraws
+from isingmoe.neighbours import ratio
 from isingmoe.simulated_tests import checked_simulations, p_values
 from isingmoe.traces import Track, each_layer, primary_expert, trace_name
 
@@ -138,7 +139,7 @@ class _Persistence:
 
     def measured(self) -> Array:
         """Chance to stay at each distance, (distance, state)."""
-        return _share(self.stayed.sum(0), self.begun.sum(0))
+        return ratio(self.stayed.sum(0), self.begun.sum(0))
 
     def discrepancy(self) -> Array:
         """Squared differences, each with the pairs it is of, (distance,)."""
@@ -155,7 +156,7 @@ class _Persistence:
             return np.sqrt(share * (1 - share) / np.maximum(self.begun.sum(0), 1))
         weight = rng.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(float)
         shape = (n_resamples, *begun.shape[1:])
-        shares = _share(
+        shares = ratio(
             (weight @ stayed.reshape(n, -1)).reshape(shape),
             (weight @ begun.reshape(n, -1)).reshape(shape),
         )
@@ -164,11 +165,6 @@ class _Persistence:
         about_mean = np.where(known, shares - np.nansum(shares, 0) / np.maximum(size, 1), 0)
         spread = np.sqrt((about_mean**2).sum(0) / np.maximum(size - 1, 1))
         return np.where(size > 1, spread, np.nan)
-
-
-def _share(part: Array, whole: Array) -> Array:
-    """Quotient, NaN of nothing."""
-    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
 def _transition(counts: Array) -> Array:

@@ -177,7 +177,6 @@ def mem(
     if fit is not None:
         inputs["fit"] = _provenance.describe(fit.data)
         data = data.assign(free_energies(fit, traces).data_vars)
-    number = int(seed) if isinstance(seed, int | np.integer) else None
     arguments = {"n_blocks": n_blocks, "n_simulations": n_simulations}
     data.attrs = {
         "model": traces.attrs["model"],
@@ -185,7 +184,7 @@ def mem(
         "top_k": int(traces.attrs["top_k"]),
         "block_length": part.block_length,
         "n_sequences": int((part.length > 0).sum()),
-        "provenance": _provenance.record("mem", arguments, inputs=inputs, seed=number),
+        "provenance": _provenance.record("mem", arguments, inputs=inputs, seed=seed),
     }
     return data
 
