@@ -221,7 +221,7 @@ def chance_overlap(tokens: NDArray[np.int64], occupied: NDArray[np.int64]) -> Ar
     return (occupied * (occupied - 1)).sum(1) / np.maximum(tokens * (tokens - 1), 1)
 
 
-def ratio(numerator: Array, denominator: Array) -> Array:
+def ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Array:
     """Quotient, NaN where there is no pair."""
     nothing = np.full(np.shape(numerator), np.nan)
     return np.divide(numerator, denominator, out=nothing, where=denominator > 1e-9)
