@@ -1,0 +1,224 @@
+"""Records out of text files, each with its place for an error."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isingmoe._text import plain
+
+__all__ = ["csv_integers", "first_json", "json_lines", "json_values", "numbered_lines"]
+
+_BLOCK = 1 << 16
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a UTF-8 file that are not blank, and their numbers from 1.
+
+    Raises
+    ------
+    ValueError
+        If the file is empty, or a line is not UTF-8.
+    """
+    found = False
+    with path.open("rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError:
+                raise ValueError(
+                    f"{path}: line {number}: expected UTF-8 text, got other bytes; name another "
+                    "--format, or write the file again"
+                ) from None
+            if line:
+                found = True
+                yield number, line
+    if not found:
+        raise ValueError(f"{path}: empty file; expected records, write it again")
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Values of a JSONL file, one to a line.
+
+    Yields
+    ------
+    where : str
+        `FILE: line 7`, for an error.
+    value : object
+
+    Raises
+    ------
+    ValueError
+        If the file is empty, or a line is not JSON.
+    """
+    for number, line in numbered_lines(path):
+        where = f"{path}: line {number}"
+        yield where, _parsed(line, where)
+
+
+def json_values(path: Path) -> Iterator[tuple[str, Any]]:
+    """Values of a JSONL file, or of a JSON file: the items of its list, or the one value.
+
+    Yields
+    ------
+    where : str
+        `FILE: line 7`, or `FILE: item 3`, or `FILE` where there is one value.
+    value : object
+
+    Raises
+    ------
+    ValueError
+        If the file is neither, or empty.
+    """
+    if _has_lines(path):
+        yield from json_lines(path)
+        return
+    text = path.read_text("utf-8-sig")
+    try:
+        whole = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{path}: expected JSON or JSONL, got it nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}: line {error.lineno}: expected JSON or JSONL, got none ({error.msg} at column "
+            f"{error.colno}); mend it"
+        ) from None
+    if isinstance(whole, list):
+        for place, value in enumerate(whole):
+            yield f"{path}: item {place}", value
+    else:
+        yield str(path), whole
+
+
+def _has_lines(path: Path) -> bool:
+    """Whether a file is JSONL, one of whose first two lines may be broken."""
+    for _, line in itertools.islice(numbered_lines(path), 2):
+        if not line.startswith("{"):
+            return False
+        try:
+            return isinstance(json.loads(line), dict)
+        except (ValueError, RecursionError):
+            continue
+    return False
+
+
+def first_json(path: Path) -> Any:
+    """The first record of a JSONL or JSON file, None where it is neither: to tell formats."""
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    return _first_json(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(1)
+def _first_json(path: Path, *_: int) -> Any:
+    with path.open("rb") as stream:
+        if b"\0" in stream.read(4096):
+            return None
+    try:
+        return next(json_values(path), (None, None))[1]
+    except (ValueError, OSError):
+        return None
+
+
+def csv_integers(
+    path: Path, columns: Sequence[str] | None = None, *, delimiter: str = ","
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Whole numbers of a CSV file, block by block.
+
+    Parameters
+    ----------
+    path : Path
+    columns : sequence of str, optional
+        Those to read, by the names in the first line, which is then a header; without it
+        all columns, and a first line that is not of numbers is passed over.
+    delimiter : str
+
+    Yields
+    ------
+    numbers : int ndarray (row,)
+        Numbers of the lines, from 1.
+    values : int64 ndarray (row, column)
+
+    Raises
+    ------
+    ValueError
+        With the line, where a column is missing or an entry is no whole number.
+    """
+    lines = numbered_lines(path)
+    number, first = next(lines)
+    names = [name.strip() for name in first.split(delimiter)]
+    chosen = None
+    if columns is not None:
+        missing = [name for name in columns if name not in names]
+        if missing:
+            raise ValueError(
+                f"{path}: line {number}: expected a header with {', '.join(columns)}, got "
+                f"{plain(first, 60)!r}"
+            )
+        chosen = [names.index(name) for name in columns]
+    elif all(_is_whole(name) for name in names):
+        lines = itertools.chain([(number, first)], lines)
+    while block := list(itertools.islice(lines, _BLOCK)):
+        numbers = np.array([number for number, _ in block])
+        try:
+            values = np.loadtxt(
+                [line for _, line in block],
+                dtype=np.int64,
+                delimiter=delimiter,
+                usecols=chosen,
+                ndmin=2,
+                comments=None,
+            )
+        except (ValueError, OverflowError):
+            values = None
+        if values is None or values.shape[1] != (len(chosen) if chosen else len(names)):
+            raise _csv_fault(path, block, delimiter, len(names), chosen)
+        yield numbers, values
+
+
+def _csv_fault(
+    path: Path,
+    block: list[tuple[int, str]],
+    delimiter: str,
+    n_columns: int,
+    chosen: list[int] | None,
+) -> ValueError:
+    """The error of the first line that is not as it should be."""
+    for number, line in block:
+        entries = line.split(delimiter)
+        where = f"{path}: line {number}"
+        if len(entries) != n_columns:
+            return ValueError(
+                f"{where}: expected {n_columns} entries, got {plain(line, 60)!r}; mend the line"
+            )
+        for place in chosen or range(n_columns):
+            if not _is_whole(entries[place]):
+                return ValueError(
+                    f"{where}: expected whole numbers, got {plain(entries[place], 60)!r}; "
+                    "mend the line"
+                )
+    return ValueError(f"{path}: line {block[0][0]}: expected {n_columns} whole numbers")
+
+
+def _is_whole(text: str) -> bool:
+    digits = text.strip().removeprefix("-")
+    return digits.isascii() and digits.isdigit() and len(digits) < 19
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{where}: expected JSON, got it nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: expected JSON, got {plain(text, 40)!r} ({error}); mend or drop it"
+        ) from None
