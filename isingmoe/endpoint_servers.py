@@ -1,0 +1,228 @@
+"""vLLM and SGLang servers: which one it is, what it serves, and how it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from isingmoe._text import plain
+from isingmoe.endpoint_requests import Connection, RefusedError
+
+__all__ = ["FLAG", "SERVERS", "Sampling", "Server", "complete", "identify", "token_ids"]
+
+SERVERS = ("vllm", "sglang")
+# What both servers are started with so that they return the experts.
+FLAG = "--enable-return-routed-experts"
+
+_TITLES = {"vllm": "vLLM", "sglang": "SGLang"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a server says of itself.
+
+    Attributes
+    ----------
+    kind : {"vllm", "sglang"} or None
+        None where it cannot be told; it is then asked in a way that both take.
+    version : str or None
+    models : tuple of str
+        The names of what it serves; empty where it does not list them.
+    max_length : int or None
+        Tokens of a prompt and its continuation, of the model that is asked.
+    """
+
+    kind: str | None
+    version: str | None = None
+    models: tuple[str, ...] = ()
+    max_length: int | None = None
+
+    def __str__(self) -> str:
+        title = _TITLES.get(self.kind or "", "server of an unknown kind")
+        return f"{title} {self.version}" if self.version else title
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a server goes on with a prompt.
+
+    Attributes
+    ----------
+    new_tokens : int
+        Tokens asked for. A server makes at least one.
+    temperature : float
+        0 for the likeliest token each time.
+    seed : int
+    """
+
+    new_tokens: int
+    temperature: float
+    seed: int
+
+
+async def identify(connection: Connection, kind: str | None, model: str | None) -> Server:
+    """Ask a server what it is.
+
+    Parameters
+    ----------
+    connection : Connection
+    kind : {"vllm", "sglang"}, optional
+        Where it is known.
+    model : str, optional
+        The model that will be asked.
+
+    Raises
+    ------
+    OSError
+        If the server cannot be reached, does not take the key or fails.
+    ValueError
+        If it answers with something else than JSON.
+    """
+    try:
+        listed = await connection.get(f"{connection.url}/models")
+    except RefusedError:
+        # A server or gateway need not list its models.
+        listed = {}
+    cards = listed.get("data")
+    cards = [card for card in cards if isinstance(card, dict)] if isinstance(cards, list) else []
+    models = tuple(card["id"] for card in cards if isinstance(card.get("id"), str))
+    asked = model or (models[0] if len(models) == 1 else None)
+    owner = next((card["owned_by"] for card in cards if card.get("owned_by") in SERVERS), None)
+    kind = kind or owner
+    version = None
+    if kind in (None, "vllm"):
+        version = await _said(connection, "/version", "version")
+        kind = kind or ("vllm" if version else None)
+    if kind is None and await _said(connection, "/get_model_info", "model_path"):
+        kind = "sglang"
+    if kind == "sglang":
+        for path in ("/server_info", "/get_server_info"):
+            version = version or await _said(connection, path, "version")
+    lengths = [card.get("max_model_len") for card in cards if card.get("id") == asked]
+    length = lengths[0] if lengths and isinstance(lengths[0], int) else None
+    return Server(kind, version, models, length)
+
+
+async def _said(connection: Connection, path: str, name: str) -> str | None:
+    """An entry of what lies beside OpenAI's interface, None where a gateway hides it."""
+    try:
+        said = (await connection.get(f"{connection.root}{path}", patient=False)).get(name)
+    except (OSError, ValueError):
+        return None
+    return plain(said) if isinstance(said, str) and said else None
+
+
+async def token_ids(connection: Connection, model: str, texts: Sequence[str]) -> list[list[int]]:
+    """Let the server's own tokenizer make token ids of texts, in their order.
+
+    Raises
+    ------
+    ValueError
+        If it has none to offer, or answers something else.
+    OSError
+        As `Connection.post` does.
+    """
+
+    async def one(text: str) -> list[int]:
+        body = {"model": model, "prompt": text, "add_special_tokens": True}
+        what = "tokens of a text"
+        try:
+            answer = await connection.post(f"{connection.root}/tokenize", body, what)
+        except RefusedError as error:
+            raise ValueError(
+                f"{connection.root}/tokenize: expected the tokens of a text, got status "
+                f"{error.status} ({error.reason}); give token ids, or a tokenizer (--tokenizer)"
+            ) from None
+        ids = answer.get("tokens")
+        if not isinstance(ids, list) or not all(type(token) is int for token in ids):
+            raise ValueError(
+                f"{connection.root}/tokenize: expected a list of token ids in 'tokens', got "
+                f"{plain(ids, 40)!r}; give token ids, or a tokenizer (--tokenizer)"
+            )
+        return ids
+
+    return await asyncio.gather(*map(one, texts))
+
+
+async def complete(
+    connection: Connection,
+    server: Server,
+    model: str,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    what: str,
+    salt: str,
+) -> dict[str, Any]:
+    """Ask for a completion with the experts of its tokens.
+
+    Parameters
+    ----------
+    connection : Connection
+    server : Server
+    model : str
+    prompt : sequence of int
+        Token ids.
+    sampling : Sampling
+    what : str
+        What it is, to name it in an error.
+    salt : str
+        Different for each request: vLLM 0.21 returns no experts for what its prefix cache
+        has of an earlier one.
+
+    Returns
+    -------
+    dict
+        The answer as it came.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model, or the prompt is too long.
+    OSError, ValueError
+        As `Connection.post` does.
+    """
+    body: dict[str, Any] = {
+        "model": model,
+        "prompt": list(prompt),
+        "max_tokens": max(sampling.new_tokens, 1),
+        "temperature": sampling.temperature,
+        "seed": sampling.seed,
+        "return_token_ids": True,
+    }
+    if server.kind == "vllm":
+        body["cache_salt"] = salt
+    else:
+        body["return_routed_experts"] = True
+    try:
+        return await connection.post(f"{connection.url}/completions", body, what)
+    except RefusedError as error:
+        raise _mended(error, connection, server, model, f"{what} of {len(prompt)} tokens") from None
+
+
+def _mended(
+    error: RefusedError, connection: Connection, server: Server, model: str, what: str
+) -> ValueError:
+    """The error for a refused completion, with what to do about it."""
+    reason = error.reason.rstrip(".")
+    if error.status == 404 and "model" in reason.lower():
+        served = f"; it serves {', '.join(server.models)}" if server.models else ""
+        return ValueError(
+            f"{connection.url}: model: expected one that the server has, got {model!r} "
+            f"({reason}){served}; name another with --model"
+        )
+    if error.status in (404, 405):
+        return ValueError(
+            f"{connection.url}/completions: expected an OpenAI-compatible interface, got status "
+            f"{error.status} ({reason}); correct --endpoint"
+        )
+    if error.status == 413 or any(word in reason for word in ("length", "longer", "too long")):
+        return ValueError(
+            f"{connection.url}: {what}: too long for the server ({reason}); cut the texts with "
+            "--max-tokens"
+        )
+    return ValueError(
+        f"{connection.url}: {what}: refused with status {error.status} ({reason}); see what the "
+        "server says"
+    )
