@@ -27,9 +27,12 @@ def software_version() -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a file, or of the files of a Zarr store in the order of their names."""
+    """SHA-256 of a file, or of the files of a Zarr store in the order of their names.
+
+    Files that somebody is still writing are left out.
+    """
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if _is_whole(p))
     for file in files:
         if file != path:
             digest.update(file.relative_to(path).as_posix().encode())
@@ -37,6 +40,11 @@ def fingerprint(path: Path) -> str:
             while block := stream.read(_CHUNK):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether it is a file, and not one that zarr has yet to rename."""
+    return file.suffix != ".partial" and file.is_file()
 
 
 def describe(dataset: xr.Dataset) -> dict[str, Any]:

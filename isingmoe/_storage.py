@@ -112,7 +112,7 @@ def _read_zarr(path: Path, drop: tuple[str, ...]) -> xr.Dataset:
             f"{path}: expected a NetCDF file or a .zarr store, got a directory; name a file in it"
         )
     try:
-        import zarr  # noqa: F401
+        import zarr
     except ImportError:
         raise ImportError(
             f"{path}: Zarr stores need zarr; install it with `pip install 'isingmoe[scale]'`"
@@ -121,8 +121,14 @@ def _read_zarr(path: Path, drop: tuple[str, ...]) -> xr.Dataset:
         with warnings.catch_warnings():
             # Of a variable without its description; whoever needs it will miss it.
             warnings.simplefilter("ignore", UserWarning)
+            # Of a store that grows, only the root's metadata has the same sequences everywhere.
+            root = zarr.open_group(str(path), mode="r").metadata
             with xr.open_zarr(
-                path, chunks=None, mask_and_scale=False, drop_variables=drop, consolidated=False
+                path,
+                chunks=None,
+                mask_and_scale=False,
+                drop_variables=drop,
+                consolidated=root.consolidated_metadata is not None,
             ) as dataset:
                 return dataset.load()
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
