@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from isingmoe._kernels import checking
 from isingmoe.errors import TraceSchemaError
@@ -17,6 +18,8 @@ __all__ = [
     "VARIABLES",
     "Attribute",
     "Variable",
+    "alike",
+    "per_layer",
     "trace_name",
     "validate",
     "validate_structure",
@@ -83,13 +86,29 @@ VARIABLES = (
         "absolute position of the first recorded token; 0 if absent",
         "token",
     ),
+    Variable(
+        "num_experts",
+        ("layer",),
+        ("int32",),
+        False,
+        "number of routed experts of the layer, where layers differ",
+    ),
+    Variable(
+        "top_k",
+        ("layer",),
+        ("int32",),
+        False,
+        "experts per token of the layer, where layers differ; -1 in the ranks past it",
+    ),
 )
+
+_OF_LAYERS = ("num_experts", "top_k")
 
 ATTRIBUTES = (
     Attribute("conventions", str, True, f"'{CONVENTIONS}'"),
     Attribute("model", str, True, "name of the model"),
-    Attribute("num_experts", int, True, "number of routed experts, E"),
-    Attribute("top_k", int, True, "experts per token, k"),
+    Attribute("num_experts", int, True, "number of routed experts, E; the largest of the layers"),
+    Attribute("top_k", int, True, "experts per token, k; the largest of the layers"),
     Attribute("ranked", int, True, "1: rank 0 has the largest weight; 0: the order means nothing"),
     Attribute("router", str, False, "the selection rule"),
     Attribute("text", str, False, "what the model read or wrote"),
@@ -136,9 +155,59 @@ def validate_structure(traces: xr.Dataset, where: str | None = None) -> None:
         With every fault found.
     """
     faults = [*_attribute_faults(traces), *_variable_faults(traces)]
-    faults = faults or list(_length_faults(traces))
+    faults = faults or [*_length_faults(traces), *_layer_faults(traces)]
     if faults:
         raise TraceSchemaError(where or trace_name(traces), faults)
+
+
+def per_layer(traces: xr.Dataset, name: str) -> NDArray[np.int64]:
+    """`num_experts` or `top_k` of each layer, int64 (layer,)."""
+    if name in traces.variables:
+        return traces[name].values.astype(np.int64)
+    return np.full(traces.sizes["layer"], int(traces.attrs[name]), np.int64)
+
+
+def alike(traces: xr.Dataset) -> xr.Dataset:
+    """Traces of layers that agree in E and k, the attributes and ranks trimmed to theirs.
+
+    Parameters
+    ----------
+    traces : Dataset
+
+    Returns
+    -------
+    Dataset
+        The same one, where no variable says that layers differ.
+
+    Raises
+    ------
+    TraceSchemaError
+        If the Dataset is not a trace, as `validate_structure` finds it.
+    ValueError
+        If the layers differ.
+    """
+    validate_structure(traces)
+    told = [name for name in _OF_LAYERS if name in traces.variables]
+    for name in told:
+        values, layers = traces[name].values, traces["layer"].values
+        if (values != values[0]).any():
+            groups = [f"{v} in {_few(layers[values == v])}" for v in np.unique(values)]
+            raise ValueError(
+                f"{trace_name(traces)}: {name}: expected the same in all layers, got "
+                f"{', '.join(groups)}; choose layers that agree, with --layer "
+                f"(traces.sel(layer=[{layers[0]}]))"
+            )
+    if not told:
+        return traces
+    own = {name: int(per_layer(traces, name)[0]) for name in _OF_LAYERS}
+    sizes = {"rank": own["top_k"], "expert": own["num_experts"]}
+    kept = traces.drop_vars(told)
+    return kept.isel({d: slice(n) for d, n in sizes.items() if d in kept.dims}).assign_attrs(own)
+
+
+def _few(layers: NDArray[np.integer]) -> str:
+    shown = ", ".join(map(str, layers[:4]))
+    return f"layer {shown}" + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
 
 
 def trace_name(traces: xr.Dataset) -> str:
@@ -215,6 +284,19 @@ def _length_faults(traces: xr.Dataset) -> Iterator[str]:
         )
 
 
+def _layer_faults(traces: xr.Dataset) -> Iterator[str]:
+    for name in _OF_LAYERS:
+        if name not in traces.variables:
+            continue
+        values, most = traces[name].values, int(traces.attrs[name])
+        bad = np.flatnonzero((values < 1) | (values > most))
+        if bad.size:
+            yield (
+                f"{name}: expected 1 to {most}, the attribute {name}, got {values[bad[0]]} at "
+                f"layer {bad[0]}; correct the one or the other"
+            )
+
+
 def _dims_remedy(variable: Variable, found: tuple[object, ...]) -> str:
     if found == tuple(dim for dim in variable.dims if dim != "layer"):
         return "select layers with a list, as traces.sel(layer=[7])"
@@ -231,21 +313,25 @@ def _value_faults(traces: xr.Dataset) -> Iterator[str]:
 
 
 def _id_faults(traces: xr.Dataset, length: np.ndarray) -> Iterator[str]:
-    num_experts = int(traces.attrs["num_experts"])
+    num_experts, top_k = (per_layer(traces, name) for name in _OF_LAYERS)
     index, dims = traces["expert_index"].values, traces["expert_index"].dims
     explained = {
-        checking.OUT_OF_RANGE: f"expected ids below num_experts = {num_experts}, got {{id}}",
+        checking.OUT_OF_RANGE: "expected ids below num_experts = {experts}, got {id}",
         checking.BELOW_MINUS_ONE: "expected ids from 0 up, or -1 for none, got {id}",
         checking.PAST_THE_END: "expected -1 past the sequence's length, got {id}",
         checking.DUPLICATE: "expected different experts for one token, got {id} twice",
+        checking.PAST_THE_RANK: "expected -1 past top_k = {ranks} of the layer, got {id}",
     }
     remedy = {
         checking.OUT_OF_RANGE: "; correct num_experts or the ids",
         checking.DUPLICATE: "; keep one, and -1 for the other",
     }
-    for fault, place in enumerate(checking.find_id_faults(index, length, num_experts)):
-        if place[0] >= 0:
-            text = explained[fault].format(id=index[tuple(place)])
+    for fault, place in enumerate(checking.find_id_faults(index, length, num_experts, top_k)):
+        layer = place[0]
+        if layer >= 0:
+            text = explained[fault].format(
+                id=index[tuple(place)], experts=num_experts[layer], ranks=top_k[layer]
+            )
             where = f"first at index {_listed_index(dims, place)}"
             yield f"expert_index: {text}, {where}{remedy.get(fault, '')}"
 

@@ -12,6 +12,7 @@ from scipy.stats import false_discovery_control
 from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
+from isingmoe._schema import alike
 from isingmoe._text import about
 from isingmoe.clustered import Scatter, ratio_errors, scatter
 from isingmoe.position_blocks import LayerBlocks, coordinates, layer_blocks, partition_of
@@ -130,6 +131,7 @@ def activation(
     >>> drift["rate"].dims
     ('layer', 'expert', 'block')
     """
+    traces = alike(traces)
     part = partition_of(traces, n_blocks, block_length)
     rows: list[dict[str, Any]] = []
     with threadpool_limits(1, user_api="blas"):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from isingmoe import _provenance
 from isingmoe._kernels import shuffles
-from isingmoe._schema import validate_structure
+from isingmoe._schema import alike
 from isingmoe._seeds import seed_sequence
 from isingmoe._text import about
 from isingmoe.centrings import Layer, centred_curves, check_centre, distances
@@ -78,7 +78,7 @@ def baseline_correlation(
     tokens.) A token of fewer than k experts has as many of a random router. The exchange is the
     same in all layers, as tokens keep their experts in all layers together.
     """
-    validate_structure(traces)
+    traces = alike(traces)
     check_centre(traces, centre)
     kinds = _checked(kinds)
     if max_distance < 1 or n_draws < 2:

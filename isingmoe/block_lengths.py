@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe import _provenance
-from isingmoe._schema import validate_structure
+from isingmoe._schema import alike
 from isingmoe._seeds import Seed, seed_sequence
 from isingmoe._text import about
 from isingmoe.block_sources import Sources, can_be_drawn
@@ -139,15 +139,13 @@ def block_sizes(
     ----------
     D. Bershatsky and I. Oseledets, arXiv:2504.04444 (2025).
     """
-    validate_structure(traces)
+    traces = alike(traces) if fit is None else matching(fit, traces)
     kinds = _checked_kinds(baselines)
     if n_simulations < 1 or n_resamples < 2:
         raise ValueError(
             "n_simulations, n_resamples: expected at least 1 and 2, "
             f"got {n_simulations} and {n_resamples}"
         )
-    if fit is not None:
-        traces = matching(fit, traces)
     primary = _checked_primary(traces, fit, primary)
     grid = BlockGrid(
         _checked_lengths(traces, block_lengths),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
-from isingmoe._schema import validate_structure
+from isingmoe._schema import alike
 from isingmoe._storage import Saved, check_content, read_dataset
 from isingmoe._text import about, number, plain, render, report, with_errors
 from isingmoe.errors import ConvergenceError
@@ -140,7 +140,7 @@ def budget(
     ----------
     D. Bershatsky and I. Oseledets, arXiv:2504.04444 (2025).
     """
-    validate_structure(traces)
+    traces = alike(traces)
     if coupling == "none":
         raise ValueError("coupling: expected one that is not 'none'; memory is what it scores")
     kinds = _kinds(traces, reach, coupling, position)

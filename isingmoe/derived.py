@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe import _provenance
-from isingmoe._schema import VARIABLES
+from isingmoe._schema import VARIABLES, per_layer
 from isingmoe._text import about
 
 __all__ = ["BASELINES", "baseline", "windows"]
@@ -124,14 +124,15 @@ def _across_sequences(inside: NDArray[np.bool_], rng: np.random.Generator) -> ND
 
 def _random_router(traces: xr.Dataset, rng: np.random.Generator) -> xr.Dataset:
     index = traces["expert_index"]
-    n_experts, k = int(traces.attrs["num_experts"]), index.sizes["rank"]
-    drawn = np.empty_like(index.values)
-    for layer in range(index.sizes["layer"]):
+    sizes = (per_layer(traces, name).tolist() for name in ("num_experts", "top_k"))
+    drawn = np.full_like(index.values, -1)
+    for layer, (n_experts, k) in enumerate(zip(*sizes, strict=True)):
         keys = rng.random((*index.shape[1:3], n_experts), dtype=np.float32)
         best = np.argpartition(keys, k - 1, axis=-1)[..., :k]
-        drawn[layer] = rng.permuted(best, axis=-1)
+        drawn[layer, ..., :k] = rng.permuted(best, axis=-1)
     drawn[index.values < 0] = -1
-    kept = [name for name in ("length", "token_id", "start_position") if name in traces]
+    kept = [name for name, variable in traces.data_vars.items() if variable.dims == ("layer",)]
+    kept += [name for name in ("length", "token_id", "start_position") if name in traces]
     return traces[kept].assign(expert_index=index.copy(data=drawn))
 
 
@@ -151,4 +152,6 @@ def _gather(traces: xr.Dataset, sequence: Any, position: Any, owner: Any = None)
             variables[name] = (dims, variable.values[sequence, position], variable.attrs)
         elif dims == ("sequence",):
             variables[name] = (dims, variable.values[owner].copy(), variable.attrs)
+        elif dims == ("layer",):
+            variables[name] = variable
     return xr.Dataset(variables, coords={"layer": traces["layer"]}, attrs=traces.attrs)

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
 from isingmoe._kernels import overlaps
-from isingmoe._schema import validate_structure
+from isingmoe._schema import alike
 from isingmoe._text import about
 from isingmoe.errors import ConvergenceError
 from isingmoe.estimators import MaximumLikelihood
@@ -82,7 +82,7 @@ def load_balance(traces: xr.Dataset) -> xr.Dataset:
     G. Miller, Note on the bias of information estimates, in Information Theory in
     Psychology (1955); D. Bershatsky and I. Oseledets, arXiv:2504.04444 (2025).
     """
-    validate_structure(traces)
+    traces = alike(traces)
     n_experts, k = int(traces.attrs["num_experts"]), int(traces.attrs["top_k"])
     tokens, served = [], []
     for place in range(traces.sizes["layer"]):
@@ -200,6 +200,7 @@ def irreversibility(
     P. Gaspard, J. Stat. Phys. 117, 599 (2004); E. Roldan and J. M. R. Parrondo, Phys. Rev.
     Lett. 105, 150607 (2010).
     """
+    traces = alike(traces)
     settings = Settings(
         chain="kinetic",
         coupling=coupling,

@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe import _provenance
-from isingmoe._schema import validate_structure
+from isingmoe._schema import alike
 from isingmoe._text import about
 from isingmoe.centrings import (
     Layer,
@@ -83,7 +83,7 @@ def expert_correlation(
     ----------
     .. [1] W. Muła, N. Kurz and D. Lemire, Comput. J. 61, 111 (2018).
     """
-    validate_structure(traces)
+    traces = alike(traces)
     check_centre(traces, centre)
     if max_distance < 1:
         raise ValueError(f"max_distance: expected at least 1, got {max_distance}")

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from isingmoe._schema import validate_structure
+from isingmoe._schema import alike, validate_structure
 from isingmoe._storage import Saved, check_content, read_dataset
 from isingmoe._text import number, plain, render, report, with_errors
 from isingmoe.chains import IsingChain, KineticChain, PottsChain
@@ -247,6 +247,10 @@ def matching(fit: Fit, traces: xr.Dataset) -> xr.Dataset:
     """
     validate_structure(traces)
     name = trace_name(traces)
+    layers = fit.data["layer"].values
+    known = np.isin(layers, traces["layer"].values)
+    if known.any():
+        traces = alike(traces.sel(layer=layers[known]))
     is_of_sets = fit.data.attrs["chain"] in ("kinetic", "topk")
     for attribute in ("num_experts", "top_k") if is_of_sets else ("num_experts",):
         expected, got = int(fit.data.attrs[attribute]), int(traces.attrs[attribute])
@@ -255,13 +259,11 @@ def matching(fit: Fit, traces: xr.Dataset) -> xr.Dataset:
                 f"{name}: {attribute}: expected {expected} as in the fit, got {got}; these traces "
                 "are of another model"
             )
-    layers = fit.data["layer"].values
-    missing = np.setdiff1d(layers, traces["layer"].values)
-    if missing.size:
+    if not known.all():
         raise ValueError(
-            f"{name}: layer: the fit has {missing.tolist()}, the traces do not; fit again"
+            f"{name}: layer: the fit has {layers[~known].tolist()}, the traces do not; fit again"
         )
-    return traces.sel(layer=layers)
+    return traces
 
 
 def _shape_of(text: str) -> Blocks | Cosines | str | None:

@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from isingmoe._schema import alike
 from isingmoe._text import about
 from isingmoe._windows import MOST_WINDOWS, Windows
 from isingmoe.fitted import Fit
@@ -67,6 +68,7 @@ def free_energies(fit: Fit, traces: xr.Dataset, *, track: Track | None = None) -
     ----------
     E. T. Jaynes, Phys. Rev. 106, 620 (1957); docs/theory.md.
     """
+    traces = alike(traces)
     fit = _of_layers(fit, traces)
     name = fit.data.attrs["chain"]
     layers = traces["layer"].values.tolist()

@@ -11,6 +11,7 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
+from isingmoe._schema import alike
 from isingmoe._text import about
 from isingmoe.errors import ConvergenceError, DegenerateTraceWarning, ShortTraceWarning
 from isingmoe.estimators import MaximumLikelihood, Pseudolikelihood
@@ -125,6 +126,7 @@ def fit(
     >>> bool(fit.data.converged.all())
     True
     """
+    traces = alike(traces)
     settings = Settings(
         chain=chain,
         coupling=coupling,
@@ -256,6 +258,7 @@ def cross_validate(
     ConvergenceError
         If the fit to the other folds did not converge; it carries none.
     """
+    traces = alike(traces)
     settings = Settings(
         chain=chain,
         coupling=coupling,

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
 from isingmoe._kernels import counting, returning
-from isingmoe._schema import validate_structure
+from isingmoe._schema import alike
 from isingmoe._seeds import Seed, seed_sequence
 from isingmoe._text import about
 from isingmoe.markov_draws import MarkovDraws
@@ -89,7 +89,7 @@ def chapman_kolmogorov(
     ----------
     J.-H. Prinz et al., J. Chem. Phys. 134, 174105 (2011).
     """
-    validate_structure(traces)
+    traces = alike(traces)
     _check_ranked(traces)
     lags = _checked_distances(traces, distances)
     n_simulations = checked_simulations(n_simulations)

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
 from isingmoe._kernels import blocks
+from isingmoe._schema import alike
 from isingmoe._seeds import Seed, generators, seed_sequence
 from isingmoe._text import about
 from isingmoe.activations import Drift, drift_of, false_discovery_rates
@@ -146,6 +147,7 @@ def mem(
         raise TypeError(f"n_simulations: expected an integer, got {n_simulations!r}")
     if n_simulations < 1:
         raise ValueError(f"n_simulations: expected at least 1, got {n_simulations}")
+    traces = alike(traces)
     part = partition_of(traces, n_blocks)
     balance = load_balance(traces)
     # The same for every layer: it matters to none which others there are.

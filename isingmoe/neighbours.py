@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from isingmoe import _provenance
 from isingmoe._kernels import overlaps
-from isingmoe._schema import validate_structure
+from isingmoe._schema import alike
 from isingmoe._text import about, number
 from isingmoe.traces import Track, each_layer, pack_layer, trace_name
 
@@ -63,7 +63,7 @@ def neighbour_overlap(
     TraceSchemaError
         If the Dataset is not a trace.
     """
-    validate_structure(traces)
+    traces = alike(traces)
     distance = np.array(sorted(distances), np.int64)
     longest = int(traces["length"].max())
     if not distance.size or distance[0] < 1 or distance[-1] >= longest:

@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe import _provenance
-from isingmoe._schema import validate_structure
+from isingmoe._schema import alike
 from isingmoe._text import about
 from isingmoe.centrings import (
     CENTRES,
@@ -89,7 +89,7 @@ def correlation(
     the errors are then those of uncorrelated tokens, C(0) / sqrt(pairs), and there are no
     intervals. A distance without pairs is NaN.
     """
-    validate_structure(traces)
+    traces = alike(traces)
     check_centre(traces, centre)
     if max_distance < 1 or n_resamples < 2:
         raise ValueError(

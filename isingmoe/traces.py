@@ -104,7 +104,7 @@ def example_traces() -> xr.Dataset:
 def traces_from_arrays(
     expert_index: Any,
     *,
-    num_experts: int,
+    num_experts: Any,
     length: Any = None,
     layer: Any = None,
     ranked: bool = True,
@@ -117,8 +117,8 @@ def traces_from_arrays(
     ----------
     expert_index : array_like of int (layer, sequence, position, rank)
         Expert ids, -1 where there is none.
-    num_experts : int
-        Number of routed experts, E.
+    num_experts : int, or array_like of int (layer,)
+        Number of routed experts, E; where layers differ, of each.
     length : array_like of int (sequence,), optional
         Tokens in each sequence; all positions by default.
     layer : array_like of int (layer,), optional
@@ -127,7 +127,8 @@ def traces_from_arrays(
         Whether rank 0 has the largest weight.
     model : str
     **variables : array_like
-        Other variables of the schema by name, such as `gate_weight` and `token_id`.
+        Other variables of the schema by name, such as `gate_weight` and `token_id`, and
+        `top_k` (layer,) where layers differ.
 
     Returns
     -------
@@ -152,6 +153,9 @@ def traces_from_arrays(
         **variables,
     }
     declared = {variable.name: variable for variable in VARIABLES}
+    experts = np.asarray(num_experts)
+    if experts.ndim:
+        given["num_experts"] = experts
     data = {}
     for name, values in given.items():
         if name not in declared:
@@ -165,7 +169,7 @@ def traces_from_arrays(
     attrs = {
         "conventions": CONVENTIONS,
         "model": model,
-        "num_experts": int(num_experts),
+        "num_experts": int(experts.max()),
         "top_k": int(index.shape[3]),
         "ranked": int(ranked),
         "provenance": _provenance.record("traces_from_arrays", {"variables": sorted(given)}),

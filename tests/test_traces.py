@@ -38,6 +38,12 @@ SHAPES = st.fixed_dictionaries(
 )
 
 
+def described(name: str) -> dict[str, str]:
+    """The attributes that the schema gives a variable."""
+    variable = next(v for v in VARIABLES if v.name == name)
+    return {"long_name": variable.long_name, "units": variable.units}
+
+
 @pytest.fixture
 def complete(make_traces) -> xr.Dataset:
     """Traces with every variable and attribute of the schema."""
@@ -51,6 +57,8 @@ def complete(make_traces) -> xr.Dataset:
         router_logit=rng.standard_normal((2, 5, 9, 6)).astype(np.float16),
         start_position=[0, 11, 0, 3, 70000],
     )
+    traces["num_experts"] = ("layer", np.array([6, 6], np.int32), described("num_experts"))
+    traces["top_k"] = ("layer", np.array([2, 2], np.int32), described("top_k"))
     texts = {a.name: f"the {a.name}" for a in ATTRIBUTES if not a.required}
     return traces.assign_attrs({**texts, "provenance": "{}"})
 
@@ -266,6 +274,45 @@ def test_weights_of_missing_experts_are_not_read(make_traces):
     traces = make_traces(weights=True, gaps=0.3)
     traces["gate_weight"].values[traces["expert_index"].values < 0] = np.nan
     im.validate(traces)
+
+
+@pytest.mark.parametrize("name", ["num_experts", "top_k"])
+def test_numbers_of_a_layer_are_within_the_attribute(complete, name):
+    most = complete.attrs[name]
+    for wrong in (0, most + 1):
+        bad = complete.assign({name: ("layer", np.array([most, wrong], np.int32))})
+        assert (
+            f"{name}: expected 1 to {most}, the attribute {name}, got {wrong} at layer 1"
+            in (faults_of(bad)[0])
+        )
+
+
+def test_ids_are_those_of_their_own_layer(make_traces):
+    traces = make_traces()
+    traces["expert_index"].values[1] = [[[3, -1]]]
+    fewer = traces.assign(
+        num_experts=("layer", np.array([6, 4], np.int32)),
+        top_k=("layer", np.array([2, 1], np.int32)),
+    )
+    im.validate(fewer)
+    index = fewer["expert_index"].values
+    index[1, 2, 3, 0] = 4
+    index[1, 1, 5, 1] = 2
+    high, past = faults_of(fewer)
+    assert "expected ids below num_experts = 4, got 4, first at index layer 1, seq" in high
+    assert past == (
+        "expert_index: expected -1 past top_k = 1 of the layer, got 2, first at index "
+        "layer 1, sequence 1, position 5, rank 1"
+    )
+
+
+def test_arrays_of_layers_that_differ():
+    index = np.array([[0, 5], [3, -1]])[:, None, None]
+    traces = im.traces_from_arrays(index, num_experts=[6, 4], top_k=[2, 1])
+    assert traces.attrs["num_experts"] == 6
+    assert traces.attrs["top_k"] == 2
+    assert traces["num_experts"].values.tolist() == [6, 4]
+    assert traces["top_k"].values.tolist() == [2, 1]
 
 
 def test_arrays_are_declared_as_the_schema_says(complete):

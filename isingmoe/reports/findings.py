@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from isingmoe._schema import validate_structure
+from isingmoe._schema import alike
 from isingmoe._text import plain
 from isingmoe.block_lengths import block_sizes
 from isingmoe.budgets import Budget
@@ -150,7 +150,7 @@ def measure(
         If there is nothing to report on, no chain can be fitted, or the fit or the budget is
         of another model.
     """
-    validate_structure(traces)
+    traces = alike(traces)
     if budget is not None:
         _check_budget(budget, traces)
     with warnings.catch_warnings(record=True) as caught:
