@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from isingmoe.readers.cutting import check_cut, tokens_to_a_sequence
 from isingmoe.readers.options import layer_numbers, needed
-from isingmoe.readers.rows import RANKED, named_fields
-from isingmoe.recorded import Recording, assemble, expert_ids
+from isingmoe.readers.rows import RANKED, check_ids, named_fields
+from isingmoe.recorded import Recording, assemble
 
 __all__ = ["CANNOT_KNOW", "DESCRIPTION", "NAME", "looks_like", "read"]
 
@@ -135,8 +135,15 @@ def read(
     ):
         if name in arrays:
             _check_shape(name, arrays[name], (length,), source)
+    _check_range("token_id", arrays, -1, source)
+    _check_range("start_position", arrays, 0, source)
+    check_ids(
+        index.reshape(-1, index.shape[-1]),
+        experts,
+        lambda row: f"{source}: token {row // n_layers}, layer {row % n_layers}",
+    )
     return assemble(
-        _recordings(_checked_ids(index, experts, source), weight, starts, arrays),
+        _recordings(index, weight, starts, arrays),
         layers=_layers(arrays, layers, n_layers, source),
         num_experts=experts,
         ranked=True if ranked is None else ranked,
@@ -268,19 +275,17 @@ def _check_shape(name: str, array: NDArray[Any], shape: tuple[int, ...], source:
         )
 
 
-def _checked_ids(index: NDArray[Any], num_experts: int, source: Path) -> NDArray[np.int16]:
-    """The ids, none of which is out of range or there twice in a token."""
-    in_order = np.sort(index, axis=-1)
-    bad = (in_order[..., 0] < -1) | (in_order[..., -1] >= num_experts)
-    bad |= ((in_order[..., 1:] == in_order[..., :-1]) & (in_order[..., 1:] >= 0)).any(-1)
+def _check_range(name: str, arrays: dict[str, NDArray[Any]], smallest: int, source: Path) -> None:
+    if name not in arrays:
+        return
+    values, largest = arrays[name], np.iinfo(np.int32).max
+    bad = (values < smallest) | (values > largest)
     if bad.any():
-        token, layer = np.unravel_index(int(bad.argmax()), bad.shape)
-        expert_ids(
-            index[token, layer],
-            num_experts=num_experts,
-            where=f"{source}: token {token}, layer {layer}",
+        place = int(bad.argmax())
+        raise ValueError(
+            f"{source}: {name}: expected {smallest} to {largest}, got {values[place]} at index "
+            f"{place}; correct it"
         )
-    return index.astype(np.int16)
 
 
 def _layers(
@@ -297,7 +302,7 @@ def _layers(
 
 
 def _recordings(
-    index: NDArray[np.int16],
+    index: NDArray[Any],
     weight: NDArray[Any] | None,
     starts: NDArray[np.int64],
     arrays: dict[str, NDArray[Any]],

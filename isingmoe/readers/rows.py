@@ -14,7 +14,7 @@ from isingmoe.readers.options import layer_numbers, needed
 from isingmoe.readers.placing import Rows, recordings
 from isingmoe.recorded import assemble, expert_ids
 
-__all__ = ["RANKED", "named_fields", "rows_to_traces"]
+__all__ = ["RANKED", "check_ids", "named_fields", "rows_to_traces"]
 
 RANKED = "True where rank 0 has the largest weight, False where the order means nothing"
 
@@ -52,6 +52,28 @@ def named_fields(
                 f"and {part}"
             )
     return names
+
+
+def check_ids(ids: NDArray[Any], num_experts: int, where: Callable[[int], str]) -> None:
+    """Raise for the first row whose ids are out of range or not all different.
+
+    Parameters
+    ----------
+    ids : int ndarray (row, rank)
+    num_experts : int
+    where : callable
+        From the number of a row to what an error calls it.
+
+    Raises
+    ------
+    ValueError
+    """
+    in_order = np.sort(ids, axis=-1)
+    bad = (in_order[:, 0] < -1) | (in_order[:, -1] >= num_experts)
+    bad |= ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)).any(-1)
+    if bad.any():
+        row = int(bad.argmax())
+        expert_ids(ids[row], num_experts=num_experts, where=where(row), name="expert")
 
 
 def rows_to_traces(
@@ -99,7 +121,14 @@ def rows_to_traces(
     )
     if rows.weight is None:
         ranked = needed(ranked, "ranked", RANKED, rows.source, "it has no weights")
-    _check_ids(rows, n_experts)
+    else:
+        unweighted = ((rows.expert >= 0) & ~np.isfinite(rows.weight)).any(-1)
+        if unweighted.any():
+            raise ValueError(
+                f"{rows.where(int(unweighted.argmax()))}: weight: expected one for each expert, "
+                "got none; mend the row"
+            )
+    check_ids(rows.expert, n_experts, rows.where)
     if rows.layer is None:
         numbers = layer_numbers(layers, 1, rows.source)
         place = np.zeros(len(rows.expert), np.int64)
@@ -123,18 +152,6 @@ def rows_to_traces(
         attributes={},
         where=rows.source,
     )
-
-
-def _check_ids(rows: Rows, num_experts: int) -> None:
-    """Raise for the first row whose ids cannot be."""
-    in_order = np.sort(rows.expert, axis=-1)
-    bad = (in_order[:, 0] < -1) | (in_order[:, -1] >= num_experts)
-    bad |= ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)).any(-1)
-    if bad.any():
-        first = int(bad.argmax())
-        expert_ids(
-            rows.expert[first], num_experts=num_experts, where=rows.where(first), name="expert"
-        )
 
 
 def _in_sequences(

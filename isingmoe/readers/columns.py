@@ -1,0 +1,248 @@
+"""Columns of numbers out of CSV and Parquet files of millions of rows."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from isingmoe._text import plain
+from isingmoe.readers.lines import numbered_lines
+
+__all__ = ["Column", "csv_columns", "parquet_columns", "read_csv", "read_parquet"]
+
+_CHUNK = 1 << 19
+_LARGEST = int(np.iinfo(np.int32).max)
+
+
+class Column(NamedTuple):
+    """A column and what it says, as "expert"."""
+
+    part: str
+    name: str
+
+
+def csv_columns(path: Path, delimiter: str) -> list[str]:
+    """Names of the columns of a CSV file.
+
+    Raises
+    ------
+    ValueError
+        If two have one name.
+    """
+    # Whether it is text at all.
+    next(numbered_lines(path))
+    names = [name.strip() for name in next(_csv_lines(path, delimiter))[1]]
+    _check_different(names, path)
+    return names
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Names of the columns of a Parquet file.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, or two have one name.
+    ImportError
+        If pyarrow is not installed.
+    """
+    names = list(_parquet(path).schema_arrow.names)
+    _check_different(names, path)
+    return names
+
+
+def _check_different(names: list[str], path: Path) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{path}: expected columns of different names, got {twice!r} twice")
+
+
+def read_csv(path: Path, delimiter: str, columns: list[Column]) -> dict[str, NDArray[Any]]:
+    """Columns of a CSV file whose first line is a header.
+
+    Returns
+    -------
+    dict of ndarray (row,)
+        By name: float32 of weights, int64 of the others; sequences as numbers from 0 in the
+        order of their first rows. -1 and NaN where an expert or weight is not there.
+
+    Raises
+    ------
+    ValueError
+        With the line that is not as it should be.
+    """
+    header = csv_columns(path, delimiter)
+    # The last column shows whether a line ends too early.
+    wanted = list(dict.fromkeys([*(column.name for column in columns), header[-1]]))
+    whole = True
+
+    def chunks() -> Iterator[pd.DataFrame]:
+        nonlocal whole
+        reader = pd.read_csv(
+            path,
+            sep=delimiter,
+            header=None,
+            names=header,
+            skiprows=1,
+            usecols=wanted,
+            index_col=False,
+            dtype={c.name: "str" for c in columns if c.part == "sequence"},
+            skip_blank_lines=False,
+            encoding="utf-8-sig",
+            low_memory=False,
+            chunksize=_CHUNK,
+        )
+        with reader:
+            for chunk in reader:
+                whole = whole and not chunk[header[-1]].isna().any()
+                yield chunk
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            found = _collected(chunks(), columns, lambda row: f"{path}: line {row + 2}", path)
+    except UnicodeDecodeError:
+        # Names the line.
+        collections.deque(numbered_lines(path), maxlen=0)
+        raise
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        _check_lines(path, delimiter, len(header))
+        raise ValueError(f"{path}: {' '.join(str(error).split())}; mend the file") from None
+    if not whole:
+        _check_lines(path, delimiter, len(header))
+    return found
+
+
+def _check_lines(path: Path, delimiter: str, n_columns: int) -> None:
+    """Raise for the first line that has not as many entries as the header."""
+    for number, entries in _csv_lines(path, delimiter):
+        if len(entries) != n_columns:
+            raise ValueError(
+                f"{path}: line {number}: expected {n_columns} entries, as in the first line, got "
+                f"{len(entries)}; mend the line"
+            )
+
+
+def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Entries of each line, and its number."""
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream, delimiter=delimiter)
+        for entries in reader:
+            yield reader.line_num, entries
+
+
+def read_parquet(path: Path, columns: list[Column]) -> dict[str, NDArray[Any]]:
+    """Columns of a Parquet file, as `read_csv` gives those of a CSV file.
+
+    Raises
+    ------
+    ValueError
+        With the row, from 0, that is not as it should be.
+    ImportError
+        If pyarrow is not installed.
+    """
+
+    def chunks() -> Iterator[pd.DataFrame]:
+        done = 0
+        names = [column.name for column in columns]
+        for batch in _parquet(path).iter_batches(batch_size=_CHUNK, columns=names):
+            chunk = batch.to_pandas()
+            chunk.index = pd.RangeIndex(done, done + len(chunk))
+            done += len(chunk)
+            yield chunk
+
+    try:
+        return _collected(chunks(), columns, lambda row: f"{path}: row {row}", path)
+    except OSError as error:
+        raise _broken(path, error) from None
+
+
+def _parquet(path: Path) -> Any:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ImportError(
+            f"{path}: Parquet files need pyarrow; install it with `pip install pyarrow`"
+        ) from None
+    try:
+        return parquet.ParquetFile(path)
+    except (ArrowException, OSError) as error:
+        raise _broken(path, error) from None
+
+
+def _broken(path: Path, error: Exception) -> ValueError:
+    detail = plain(error, 120)
+    return ValueError(f"{path}: cannot be read as Parquet ({detail}); copy or write it again")
+
+
+def _collected(
+    chunks: Iterator[pd.DataFrame],
+    columns: list[Column],
+    where: Callable[[int], str],
+    path: Path,
+) -> dict[str, NDArray[Any]]:
+    """The columns of all chunks, as numbers."""
+    parts: dict[str, list[NDArray[Any]]] = {column.name: [] for column in columns}
+    known: dict[Any, int] = {}
+    for chunk in chunks:
+        for column in columns:
+            values: Any = chunk[column.name]
+            if column.part == "sequence":
+                numbers, bad = _codes(values, known)
+                expected = "a number or a text"
+            else:
+                numbers, bad = _numbers(values, column.part)
+                expected = "a number" if column.part == "weight" else "a whole number"
+            if bad.any():
+                place = int(bad.argmax())
+                value = values.iloc[place]
+                got = "none" if np.ndim(value) == 0 and pd.isna(value) else repr(plain(value, 40))
+                raise ValueError(
+                    f"{where(int(chunk.index[place]))}: {column.name}: expected {expected}, got "
+                    f"{got}; mend the row"
+                )
+            parts[column.name].append(numbers)
+    if not parts[columns[0].name]:
+        raise ValueError(f"{path}: expected rows, got none; the trace would be empty")
+    return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def _codes(values: pd.Series, known: dict[Any, int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Sequences as numbers in the order of their first rows, and which are missing."""
+    try:
+        codes, different = pd.factorize(values)
+    except TypeError:
+        return np.zeros(len(values), np.int64), np.ones(len(values), bool)
+    numbers = [known.setdefault(value, len(known)) for value in different]
+    return np.array([*numbers, -1], np.int64)[codes], codes < 0
+
+
+def _numbers(values: pd.Series, part: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """A column as numbers, and which entries are none that can be."""
+    missing = values.isna().to_numpy()
+    if values.dtype.kind in "iuf":
+        numbers = values.to_numpy()
+    elif values.dtype.kind == "b":
+        return np.zeros(len(values)), np.ones(len(values), bool)
+    else:
+        try:
+            numeric: Any = pd.to_numeric(values, errors="coerce")
+        except (TypeError, ValueError):
+            return np.zeros(len(values)), np.ones(len(values), bool)
+        numbers = numeric.to_numpy(float)
+    if part == "weight":
+        # False of NaN too.
+        bad = ~(np.abs(numbers) <= float(np.finfo(np.float32).max)) & ~missing
+        return np.where(bad, np.nan, numbers).astype(np.float32), bad
+    if part == "expert":
+        numbers = np.where(missing, -1, numbers)
+    bad = ~((np.abs(numbers) <= _LARGEST) & (numbers == np.floor(numbers)))
+    return np.where(bad, -1, numbers).astype(np.int64), bad
