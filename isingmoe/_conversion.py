@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +37,25 @@ def write_netcdf(folder: Path, file: Path, leave: str) -> None:
     OSError
         If it cannot be written.
     """
+    stop = threading.Event()
+    # Neither a failed write nor an interrupt may reach HDF5 in the middle of a call: it would
+    # crash. Interrupts come to the main thread alone.
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(_write_netcdf, folder, file, leave, stop)
+        try:
+            written.result()
+        finally:
+            stop.set()
+
+
+def _write_netcdf(folder: Path, file: Path, leave: str, stop: threading.Event) -> None:
     import h5netcdf
     import zarr
 
     store: Any = zarr.open_consolidated(str(folder), mode="r")
     longest = _longest(store)
-    with h5netcdf.File(file, "w") as target:
-        target.attrs.update(_without(store, leave))
+    with _Sink(file, "w+") as sink, h5netcdf.File(sink, "w") as target:
+        target.attrs.update({name: v for name, v in store.attrs.items() if name != leave})
         # Sorted, so that the same content is the same file.
         for name, array in sorted(store.arrays()):
             dims = dims_of(array)
@@ -60,7 +75,47 @@ def write_netcdf(folder: Path, file: Path, leave: str) -> None:
             )
             variable.attrs.update(dict(array.attrs))
             for region in _regions(tuple(sizes.values()), chunks):
+                if stop.is_set():
+                    return
                 variable[region] = array[region]
+                sink.check()
+
+
+class _Sink(io.FileIO):
+    """A file that lets HDF5 believe that every write succeeded.
+
+    What comes after the first error is lost; `check` and the end of the context raise it.
+    """
+
+    _error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """Write all of it."""
+        view = memoryview(data).cast("B")
+        size = len(view)
+        while view and self._error is None:
+            view = view[self._attempt(super().write, view) :]
+        return size
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Cut or extend the file."""
+        return self._attempt(super().truncate, size)
+
+    def _attempt(self, function: Callable[[Any], int], argument: Any) -> int:
+        try:
+            return function(argument)
+        except OSError as error:
+            self._error = error
+            return 0
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self._error is not None:
+            raise self._error
+
+    def __exit__(self, *told: Any) -> None:
+        super().__exit__(*told)
+        self.check()
 
 
 def write_zarr(folder: Path, target: Path, leave: str) -> None:
@@ -111,10 +166,6 @@ def _longest(store: Any) -> int:
 
 def _sizes(array: Any) -> dict[str, int]:
     return dict(zip(dims_of(array), array.shape, strict=True))
-
-
-def _without(store: Any, leave: str) -> dict[str, Any]:
-    return {name: value for name, value in store.attrs.items() if name != leave}
 
 
 def _regions(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:

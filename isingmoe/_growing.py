@@ -30,6 +30,7 @@ if sys.platform != "win32":
     import fcntl
 
 __all__ = [
+    "UNFINISHED",
     "GrowingStore",
     "build_store",
     "check_zarr",
@@ -39,6 +40,8 @@ __all__ = [
     "remove_leftovers",
 ]
 
+# The attribute of a store that is to grow: what it belongs to.
+UNFINISHED = "unfinished"
 # The first zarr that writes files whole.
 _OLDEST = "3.1.3"
 # Of files that zarr has not renamed yet.
@@ -70,7 +73,7 @@ def build_store(folder: Path, empty: xr.Dataset, rows: int) -> None:
     folder : Path
         Replaced where it exists.
     empty : Dataset
-        Its dimension `sequence` has size 0.
+        Its dimension `sequence` has size 0; its attribute `unfinished` says what it belongs to.
     rows : int
         Sequences in a chunk; a chunk holds one layer, and all of the other dimensions.
 
@@ -165,7 +168,7 @@ class GrowingStore:
         self._lock = _locked(folder)
         try:
             self._recover()
-        except (KeyError, TypeError, ValueError) as error:
+        except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
             self.close()
             detail = " ".join(str(error).split())
             raise ValueError(
@@ -179,15 +182,17 @@ class GrowingStore:
     def _recover(self) -> None:
         import zarr
 
+        shown: Any = zarr.open_consolidated(str(self.folder), mode="r")
+        self.attributes = dict(shown.attrs)
+        if UNFINISHED not in self.attributes:
+            raise ValueError(f"no attribute {UNFINISHED}")
         for file in self.folder.rglob(_TEMPORARY):
             file.unlink()
-        shown: Any = zarr.open_consolidated(str(self.folder), mode="r")
         own: Any = zarr.open_group(str(self.folder), mode="r+", use_consolidated=False)
         self._arrays = {name: own[name] for name, _ in shown.arrays()}
         for name, array in shown.arrays():
             if self._arrays[name].shape != array.shape:
                 self._arrays[name].resize(array.shape)
-        self.attributes = dict(shown.attrs)
         self._dims = {name: dims_of(array) for name, array in shown.arrays()}
         growing = [name for name, dims in self._dims.items() if _SEQUENCE in dims]
         self.fixed = {n: a[...] for n, a in shown.arrays() if n not in growing}

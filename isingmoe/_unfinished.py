@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from isingmoe._growing import GrowingStore
+from isingmoe._growing import UNFINISHED, GrowingStore
 from isingmoe._text import plain
 from isingmoe.recorded import Recording
 
 __all__ = [
     "OPTIONAL",
-    "UNFINISHED",
     "belonging",
     "blank",
     "check_attributes",
@@ -24,8 +23,6 @@ __all__ = [
 ]
 
 OPTIONAL = ("gate_weight", "router_logit", "token_id", "start_position")
-# The attribute of an unfinished store that says what it belongs to.
-UNFINISHED = "unfinished"
 # At most, of a chunk in all layers and variables together.
 _CHUNK_TOKENS = 1 << 16
 _CHUNK_BYTES = 1 << 27
@@ -89,11 +86,6 @@ def check_belonging(store: GrowingStore, asked: str) -> None:
     asked : str
         As `belonging` gives it.
     """
-    if UNFINISHED not in store.attributes:
-        raise ValueError(
-            f"{store.folder}: attribute {UNFINISHED}: missing, so this is no capture to go on "
-            "with; say --overwrite, or name another output"
-        )
     kept, given = (
         {"output": entry["output"], **entry["identity"]}
         for entry in map(json.loads, (store.attributes[UNFINISHED], asked))

@@ -15,6 +15,7 @@ import xarray as xr
 from isingmoe import _provenance
 from isingmoe._conversion import write_netcdf, write_zarr
 from isingmoe._growing import (
+    UNFINISHED,
     GrowingStore,
     build_store,
     check_zarr,
@@ -24,7 +25,6 @@ from isingmoe._growing import (
 from isingmoe._storage import check_output, replace_whole
 from isingmoe._unfinished import (
     OPTIONAL,
-    UNFINISHED,
     belonging,
     blank,
     check_attributes,

@@ -1,0 +1,544 @@
+"""Traces that grow: what is stored, what a killed process leaves, and where it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import isingmoe as im
+from isingmoe import _growing, _unfinished, appending
+from isingmoe._storage import read_dataset
+from isingmoe.appending import TraceWriter, partial_store
+from isingmoe.recorded import Recording
+
+ROOT = Path(__file__).parents[1]
+POSITIONS, ROWS = 8, 4
+BEGUN: dict[str, Any] = {
+    "layers": [3, 5],
+    "num_experts": 6,
+    "top_k": 2,
+    "n_positions": POSITIONS,
+    "ranked": True,
+    "model": "known",
+    "variables": ("gate_weight", "token_id", "start_position"),
+    "identity": {"model": "known", "texts": ["a", "b"], "seed": 1},
+}
+
+
+def known(place: int) -> Recording:
+    """The recording of a sequence, always the same one; shorter than it may be."""
+    rng = np.random.default_rng(place)
+    n_tokens = rng.integers(1, POSITIONS)
+    index = rng.random((n_tokens, 2, 6)).argsort(-1)[..., :2]
+    index[rng.random(n_tokens) < 0.1] = -1
+    weight = -np.sort(-rng.random(index.shape, np.float32))
+    return Recording(index, weight, None, rng.integers(0, 1000, n_tokens), place % 3)
+
+
+def some(first: int, last: int) -> list[Recording]:
+    return [known(place) for place in range(first, last)]
+
+
+def check(traces: xr.Dataset, n: int) -> None:
+    """Every sequence is whole and the known one."""
+    assert traces.sizes["sequence"] == n
+    if n:
+        im.validate(traces)
+    for place in range(n):
+        one, recorded = traces.isel(sequence=place), known(place)
+        n_tokens = len(recorded.expert_index)
+        assert one["length"] == n_tokens
+        assert one["start_position"] == recorded.start_position
+        inside, past = one.isel(position=slice(n_tokens)), one.isel(position=slice(n_tokens, None))
+        index = recorded.expert_index.swapaxes(0, 1)
+        np.testing.assert_array_equal(inside["expert_index"], index)
+        weight = np.where(index < 0, np.float32(np.nan), recorded.gate_weight.swapaxes(0, 1))
+        np.testing.assert_array_equal(inside["gate_weight"], weight)
+        np.testing.assert_array_equal(inside["token_id"], recorded.token_id)
+        assert (past["expert_index"] == -1).all()
+        assert np.isnan(past["gate_weight"]).all()
+        assert (past["token_id"] == -1).all()
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(_unfinished, "_CHUNK_TOKENS", POSITIONS * ROWS)
+
+
+@pytest.fixture
+def output(tmp_path) -> Path:
+    return tmp_path / "traces.nc"
+
+
+def begin(path: Path, **more: Any) -> TraceWriter:
+    return TraceWriter.create(path, **{**BEGUN, **more})
+
+
+def resume(path: Path) -> TraceWriter:
+    return TraceWriter.resume(path, identity=BEGUN["identity"])
+
+
+# What is stored.
+
+
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+@pytest.mark.parametrize("batch", [1, 3, 4, 11, 30])
+def test_what_was_appended_is_what_is_read(tmp_path, suffix, batch):
+    path = tmp_path / f"traces.{suffix}"
+    with begin(path) as writer:
+        for first in range(0, 30, batch):
+            writer.append(some(first, min(first + batch, 30)))
+        assert writer.finish() == path
+    traces = im.open_traces(path)
+    check(traces, 30)
+    assert traces.sizes["position"] == traces["length"].max() < POSITIONS
+    assert traces["layer"].values.tolist() == [3, 5]
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+def test_the_output_is_that_of_traces_saved_at_once(tmp_path, suffix):
+    attributes = {"router": "softmax, top-2", "text": "ξ \u202e \x01", "source": "", "n": 3}
+    with begin(tmp_path / f"grown.{suffix}", attributes=attributes) as writer:
+        writer.append(some(0, 10))
+        grown = im.open_traces(writer.finish())
+    im.save_traces(grown, tmp_path / f"saved.{suffix}")
+    xr.testing.assert_identical(grown, im.open_traces(tmp_path / f"saved.{suffix}"))
+    assert grown.attrs.items() >= attributes.items()
+    assert json.loads(grown.attrs["provenance"])["isingmoe"] == im.__version__
+    for name, variable in grown.variables.items():
+        declared = next(v for v in im._schema.VARIABLES if v.name == name)
+        assert variable.attrs == {"long_name": declared.long_name, "units": declared.units}
+        assert variable.dims == declared.dims
+
+
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_logits_and_layers_that_differ(tmp_path, suffix, dtype):
+    rng = np.random.default_rng(0)
+    logit = rng.normal(size=(5, 2, 6)).astype(dtype)
+    logit[:, 1, 4:] = np.nan
+    index = np.array([[0, 5], [3, -1]])[None].repeat(5, 0)
+    path = tmp_path / f"traces.{suffix}"
+    several = {"num_experts": [6, 4], "top_k": [2, 1], "variables": ["router_logit"]}
+    with begin(path, **several, logit_dtype=dtype) as writer:
+        writer.append([Recording(index, router_logit=logit)])
+        writer.finish()
+    traces = im.open_traces(path, logits=True)
+    np.testing.assert_array_equal(traces["router_logit"][:, 0], logit.swapaxes(0, 1))
+    assert traces["router_logit"].dtype == dtype
+    assert traces["num_experts"].values.tolist() == [6, 4]
+    assert traces["top_k"].values.tolist() == [2, 1]
+
+
+def test_a_chunk_is_bounded_in_tokens_and_in_bytes(output, monkeypatch):
+    monkeypatch.undo()
+    for n_positions, rows in ((512, 128), (100_000, 1)):
+        with begin(output, n_positions=n_positions, overwrite=True) as writer:
+            writer.append(some(0, 1))
+        array = zarr.open_group(partial_store(output), mode="r")["expert_index"]
+        assert array.chunks == (1, rows, n_positions, 2)
+    monkeypatch.setattr(_unfinished, "_CHUNK_BYTES", 1 << 20)
+    with begin(output, n_positions=512, overwrite=True) as writer:
+        writer.append(some(0, 1))
+    rows = zarr.open_group(partial_store(output), mode="r")["expert_index"].chunks[1]
+    # Of a token: two layers of two ids and weights, and its own id.
+    assert rows == (1 << 20) // (512 * (2 * 2 * (2 + 4) + 4) + 8)
+
+
+# While it grows.
+
+
+def test_each_commit_is_a_trace_that_others_can_read(output, run_cli):
+    with begin(output) as writer:
+        store = partial_store(output)
+        for n in (3, 5, 11, 12):
+            writer.append(some(writer.n_appended, n))
+            assert writer.n_sequences == n // ROWS * ROWS
+            writer.commit()
+            assert (writer.n_sequences, writer.n_appended) == (n, n)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                opened = xr.open_zarr(store, chunks=None)
+            xr.testing.assert_identical(opened.load(), read_dataset(store))
+            assert opened["expert_index"].dtype == np.int16
+            check(im.open_traces(store), n)
+        ran = run_cli("info", store)
+        assert ran.exit_code == 0
+        assert "12 sequences" in ran.stdout
+        assert not output.exists()
+
+
+def test_only_the_root_shows_a_commit(output, monkeypatch):
+    """Whatever is written before, the root's metadata is the last file that changes."""
+    with begin(output) as writer:
+        writer.append(some(0, 6))
+        writer.commit()
+        monkeypatch.setattr(_growing, "publish", lambda folder: None)
+        writer.append(some(6, 11))
+        writer.commit()
+        check(read_dataset(partial_store(output)), 6)
+        assert xr.open_zarr(partial_store(output)).sizes["sequence"] == 6
+    monkeypatch.undo()
+    monkeypatch.setattr(_unfinished, "_CHUNK_TOKENS", POSITIONS * ROWS)
+    with resume(output) as writer:
+        assert writer.n_sequences == 6
+        writer.append(some(6, 7))
+        check(read_dataset(partial_store(output)), 6)
+        writer.commit()
+        check(read_dataset(partial_store(output)), 7)
+
+
+def test_a_slow_capture_is_committed_by_time(output, monkeypatch):
+    with begin(output) as writer:
+        writer.append(some(0, 1))
+        assert writer.n_sequences == 0
+        monkeypatch.setattr(appending, "_COMMIT_SECONDS", 0.0)
+        writer.append(some(1, 2))
+        assert writer.n_sequences == 2
+
+
+def test_a_store_that_is_written_to_is_still_read(output):
+    with begin(output) as writer:
+        writer.append(some(0, 5))
+        writer.commit()
+        store = partial_store(output)
+        before = read_dataset(store)
+        (store / "expert_index" / "c" / "0" / "0" / "0" / "0.abc.partial").write_bytes(b"half")
+        (store / "zarr.abc.partial").write_bytes(b"half")
+        after = read_dataset(store)
+    xr.testing.assert_identical(before, after)
+    assert before.encoding["sha256"] == after.encoding["sha256"]
+    resume(output).close()
+    assert not list(store.rglob("*.partial"))
+
+
+# Going on.
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 6, 8])
+def test_a_resumed_capture_is_an_uninterrupted_one(tmp_path, stop):
+    for name, stops in (("whole", [13]), ("stopped", [stop, stop + 1, 13])):
+        path = tmp_path / name / "traces.nc"
+        path.parent.mkdir()
+        begin(path).close()
+        for n in stops:
+            with resume(path) as writer:
+                writer.append(some(writer.n_sequences, n))
+        with resume(path) as writer:
+            assert writer.n_sequences == 13
+            writer.finish()
+    files = [(tmp_path / name / "traces.nc").read_bytes() for name in ("whole", "stopped")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), RuntimeError("no"), KeyboardInterrupt()])
+def test_an_error_keeps_what_is_whole_and_says_where(output, error):
+    def capture() -> None:
+        with begin(output) as writer:
+            writer.append(some(0, 6))
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        capture()
+    told = [str(raised.value), *getattr(raised.value, "__notes__", [])]
+    assert f"6 sequences are kept in {partial_store(output)}" in "; ".join(told)
+    check(read_dataset(partial_store(output)), 6)
+    with resume(output) as writer:
+        writer.append(some(6, 8))
+        check(im.open_traces(writer.finish()), 8)
+
+
+def test_a_capture_that_kept_nothing_leaves_nothing(output):
+    def capture(recordings: list[Recording]) -> None:
+        with begin(output) as writer:
+            writer.append(recordings)
+            writer.finish()
+
+    with pytest.raises(ValueError, match=r"traces\.nc: expected sequences, got none"):
+        capture([])
+    assert not list(output.parent.iterdir())
+
+
+def test_an_interrupt_inside_a_commit_keeps_what_is_whole(output, monkeypatch):
+    publish, interrupted = _growing.publish, []
+
+    def stop(folder: Path) -> None:
+        if not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        publish(folder)
+
+    def capture() -> None:
+        with begin(output) as writer:
+            writer.append(some(0, 2))
+            writer.commit()
+            monkeypatch.setattr(_growing, "publish", stop)
+            writer.append(some(2, 7))
+
+    with pytest.raises(KeyboardInterrupt, match="interrupted; 4 sequences are kept in"):
+        capture()
+    check(read_dataset(partial_store(output)), 4)
+
+
+# What is refused.
+
+
+def test_another_capture_is_not_gone_on_with(output):
+    with begin(output) as writer:
+        writer.append(some(0, 2))
+    for name, value in (("seed", 2), ("texts", ["a"]), ("dtype", "bfloat16"), ("model", None)):
+        other = {**BEGUN["identity"], name: value}
+        kept = BEGUN["identity"].get(name, "nothing")
+        with pytest.raises(ValueError, match=r"repeat it, say --overwrite to begin anew") as raised:
+            TraceWriter.resume(output, identity=other)
+        assert f"partial.zarr: {name}: expected {kept}, with" in str(raised.value)
+        assert f"got {value};" in str(raised.value)
+        assert "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"output: expected traces\.nc, .* got traces\.zarr"):
+        resume(output.with_suffix(".zarr"))
+    check(read_dataset(partial_store(output)), 2)
+    resume(output).close()
+
+
+def test_what_exists_is_kept_unless_asked(output):
+    with begin(output) as writer:
+        writer.append(some(0, 2))
+    with pytest.raises(FileExistsError, match=r"traces\.partial\.zarr: an unfinished capture is"):
+        begin(output)
+    with begin(output, overwrite=True) as writer:
+        writer.append(some(0, 3))
+        writer.finish()
+    with pytest.raises(FileExistsError, match=r"traces\.nc: exists and is kept; say --overwrite"):
+        begin(output)
+    with begin(output, overwrite=True) as writer:
+        writer.append(some(0, 4))
+        check(im.open_traces(output), 3)
+        writer.finish()
+    check(im.open_traces(output), 4)
+
+
+def test_a_folder_that_is_no_store_is_never_replaced(output):
+    folder = partial_store(output)
+    folder.mkdir()
+    (folder / "precious.txt").write_text("the work of a year")
+    for attempt in (lambda: begin(output, overwrite=True), lambda: resume(output)):
+        with pytest.raises((OSError, ValueError), match=r"traces\.partial\.zarr: "):
+            attempt()
+    assert os.listdir(folder) == ["precious.txt"]
+
+
+def test_one_process_writes_at_a_time(output):
+    with begin(output) as writer:
+        writer.append(some(0, 2))
+        for attempt in (lambda: resume(output), lambda: begin(output, overwrite=True)):
+            with pytest.raises(BlockingIOError, match="is being written by another process; wait"):
+                attempt()
+        check(im.open_traces(writer.finish()), 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("traces.h5", {}, r"traces\.h5: expected a name that ends in \.nc or \.zarr"),
+        ("absent/traces.nc", {}, r"traces\.nc: no folder .*absent; make it first"),
+        ("traces.nc", {"n_positions": 0}, "n_positions: expected at least 1, got 0"),
+        ("traces.nc", {"top_k": 0}, "top_k: expected at least 1, got 0"),
+        ("traces.nc", {"num_experts": [6] * 3}, "num_experts: expected a whole number, or one"),
+        ("traces.nc", {"variables": ["weight"]}, "variables: expected some of .*, got 'weight'"),
+        ("traces.nc", {"logit_dtype": "int8"}, "logit_dtype: expected float16 or float32, got"),
+        ("traces.nc", {"layers": [3, 3]}, "layer: expected different numbers"),
+        ("traces.nc", {"attributes": {"a": None}}, "attribute a: expected text or a number, got N"),
+        ("traces.nc", {"attributes": {"a": True}}, "attribute a: expected text or a number, got b"),
+    ],
+)
+def test_what_cannot_be_begun(tmp_path, name, change, message):
+    with pytest.raises((ValueError, TypeError, OSError), match=message) as raised:
+        begin(tmp_path / name, **change)
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_gone_on_with(output):
+    with pytest.raises(FileNotFoundError, match=r"traces\.partial\.zarr: no unfinished capture"):
+        resume(output)
+    im.save_traces(_as_traces(3), partial_store(output))
+    before = sorted(partial_store(output).rglob("*"))
+    with pytest.raises(ValueError, match=r"expected a trace that is being captured, got another"):
+        resume(output)
+    assert sorted(partial_store(output).rglob("*")) == before
+    begin(output, overwrite=True).close()
+    (partial_store(output) / "length" / "zarr.json").unlink()
+    with pytest.raises(ValueError, match=r"damaged one .*; remove it, or say --overwrite"):
+        resume(output)
+    begin(output, overwrite=True).close()
+    resume(output).close()
+
+
+def _as_traces(n: int) -> xr.Dataset:
+    return im.traces_from_arrays(np.zeros((1, n, 2, 1), int), num_experts=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"expert_index": np.zeros((3, 1, 2), int)}, "sequence 1: expert_index: expected shape"),
+        ({"expert_index": np.full((3, 2, 2), [0, 6])}, "expected ids below num_experts = 6, got 6"),
+        ({"expert_index": np.zeros((3, 2, 2), int)}, "expected different experts for one token"),
+        ({"gate_weight": None}, "gate_weight: expected in every sequence or in none"),
+        ({"gate_weight": np.full((3, 2, 2), np.inf)}, "gate_weight: expected finite weights"),
+        ({"router_logit": np.zeros((3, 2, 6))}, "router_logit: expected in every sequence or in"),
+        ({"token_id": np.zeros(4, int)}, "token_id: expected shape"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_not_taken(output, change, message):
+    good = {
+        "expert_index": np.full((3, 2, 2), [0, 1]),
+        "gate_weight": np.full((3, 2, 2), [0.6, 0.4], np.float32),
+        "token_id": np.arange(3),
+    }
+    with begin(output) as writer:
+        writer.append(some(0, 3))
+        with pytest.raises(ValueError, match=message) as raised:
+            writer.append([known(3), Recording(**{**good, **change})])
+        assert str(raised.value).startswith(f"{output}: after 3 sequences: ")
+        assert "\n" not in str(raised.value)
+        assert writer.n_appended == 3
+        writer.append(some(3, 5))
+        check(im.open_traces(writer.finish()), 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gate_weight": None}, "gate_weight: expected float32, as the trace was begun, got none"),
+        ({"router_logit": np.zeros((3, 2, 6))}, "router_logit: expected none, .* got float32"),
+        ({"token_id": None}, "token_id: expected int32, as the trace was begun, got none"),
+        ({"expert_index": np.full((9, 2, 2), [0, 1])}, "at most n_positions = 8 tokens .* got 9"),
+    ],
+)
+def test_a_batch_of_other_variables_is_not_taken(output, change, message):
+    n = len(change.get("expert_index", range(3)))
+    recording = {
+        "expert_index": np.full((n, 2, 2), [0, 1]),
+        "gate_weight": np.full((n, 2, 2), [0.6, 0.4], np.float32),
+        "token_id": np.arange(n),
+    }
+    with begin(output) as writer, pytest.raises(ValueError, match=message):
+        writer.append([Recording(**{**recording, **change})])
+
+
+def test_a_start_that_is_not_kept_is_refused(output):
+    with (
+        begin(output, variables=["gate_weight", "token_id"]) as writer,
+        pytest.raises(ValueError, match=r"start_position: expected none, .* got int32"),
+    ):
+        writer.append([known(1)])
+
+
+def test_a_closed_writer_takes_nothing(output):
+    with begin(output) as writer:
+        writer.append(some(0, 2))
+        writer.finish()
+    for attempt in (lambda: writer.append(some(2, 3)), writer.commit, writer.finish):
+        with pytest.raises(ValueError, match="expected a trace that is open, got a closed one"):
+            attempt()
+
+
+def test_zarr_is_asked_for(output, monkeypatch):
+    remedy = r"install it with `pip install 'isingmoe\[capture\]'`"
+    monkeypatch.setattr(zarr, "__version__", "3.0.9")
+    with pytest.raises(ImportError, match=rf"needs zarr 3\.1\.3 or newer, got 3\.0\.9; {remedy}"):
+        begin(output)
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(ImportError, match=rf"traces\.nc: a trace that grows needs zarr; {remedy}"):
+        begin(output)
+
+
+# What cannot be written.
+
+
+@pytest.fixture
+def full_disk():
+    """Files may not grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_keeps_what_was_committed(output, full_disk):
+    with begin(output) as writer:
+        writer.append(some(0, 6))
+        writer.commit()
+        full_disk(50)
+        message = (
+            rf"{partial_store(output)}: cannot be written \(File too large\); make room, and go on "
+            "with the 6 sequences that are kept there"
+        )
+        with pytest.raises(OSError, match=message):
+            writer.append(some(6, 9))
+        assert (writer.n_sequences, writer.n_appended) == (6, 8)
+        check(read_dataset(partial_store(output)), 6)
+        full_disk(resource.RLIM_INFINITY)
+        writer.append(some(8, 9))
+        check(im.open_traces(writer.finish()), 9)
+
+
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+def test_a_disk_that_is_full_at_the_end_keeps_the_store(tmp_path, full_disk, suffix):
+    path = tmp_path / f"traces.{suffix}"
+
+    def capture() -> None:
+        with begin(path) as writer:
+            writer.append(some(0, 6))
+            writer.commit()
+            full_disk(50)
+            writer.finish()
+
+    with pytest.raises(OSError, match=r"cannot be written \(.*\); name another folder") as raised:
+        capture()
+    full_disk(resource.RLIM_INFINITY)
+    assert raised.value.__notes__ == [
+        f"6 sequences are kept in {partial_store(path)}, and the same capture goes on from there"
+    ]
+    assert os.listdir(tmp_path) == ["traces.partial.zarr"]
+    with resume(path) as writer:
+        check(im.open_traces(writer.finish()), 6)
+
+
+def test_a_folder_that_cannot_be_written_to(output, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(PermissionError, match=r"traces\.nc: folder .* cannot be written to; name"):
+        begin(output)
+
+
+def test_file_systems_without_links(tmp_path, monkeypatch):
+    path = tmp_path / "traces.zarr"
+    with begin(path) as writer:
+        writer.append(some(0, 6))
+        writer.commit()
+
+        def link(*_: Any) -> None:
+            raise PermissionError("no links here")
+
+        monkeypatch.setattr(os, "link", link)
+        copied = path.with_name("copied.zarr")
+        appending.write_zarr(partial_store(path), copied, "unfinished")
+    monkeypatch.undo()
+    check(read_dataset(copied), 6)
