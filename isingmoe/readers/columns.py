@@ -39,7 +39,9 @@ def csv_columns(path: Path, delimiter: str) -> list[str]:
     """
     # Whether it is text at all.
     next(numbered_lines(path))
-    names = [name.strip() for name in next(_csv_lines(path, delimiter))[1]]
+    with path.open("rb") as stream:
+        first = stream.readline().decode("utf-8-sig").rstrip("\r\n")
+    names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
     _check_different(names, path)
     return names
 
@@ -80,8 +82,6 @@ def read_csv(path: Path, delimiter: str, columns: list[Column]) -> dict[str, NDA
         With the line that is not as it should be.
     """
     header = csv_columns(path, delimiter)
-    # The last column shows whether a line ends too early.
-    wanted = list(dict.fromkeys([*(column.name for column in columns), header[-1]]))
     whole = True
 
     def chunks() -> Iterator[pd.DataFrame]:
@@ -92,7 +92,6 @@ def read_csv(path: Path, delimiter: str, columns: list[Column]) -> dict[str, NDA
             header=None,
             names=header,
             skiprows=1,
-            usecols=wanted,
             index_col=False,
             dtype={c.name: "str" for c in columns if c.part == "sequence"},
             skip_blank_lines=False,
@@ -102,6 +101,7 @@ def read_csv(path: Path, delimiter: str, columns: list[Column]) -> dict[str, NDA
         )
         with reader:
             for chunk in reader:
+                # The last column shows whether a line ends too early.
                 whole = whole and not chunk[header[-1]].isna().any()
                 yield chunk
 
@@ -133,7 +133,7 @@ def _check_lines(path: Path, delimiter: str, n_columns: int) -> None:
 
 def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Entries of each line, and its number."""
-    with path.open(encoding="utf-8-sig", newline="") as stream:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
         reader = csv.reader(stream, delimiter=delimiter)
         for entries in reader:
             yield reader.line_num, entries

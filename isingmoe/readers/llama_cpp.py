@@ -10,10 +10,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe.readers.activations import Activations, is_header, read_activations
-from isingmoe.readers.batches import Batches, check_strides, find_batches, find_top_k
+from isingmoe.readers.batches import Batches, find_batches
 from isingmoe.readers.cutting import check_cut, tokens_to_a_sequence
 from isingmoe.readers.options import needed
 from isingmoe.readers.rows import RANKED
+from isingmoe.readers.top_k import check_strides, find_top_k
 from isingmoe.recorded import Recording, assemble
 
 __all__ = ["CANNOT_KNOW", "DESCRIPTION", "NAME", "looks_like", "read"]
@@ -102,34 +103,42 @@ def read(
     paths = _csv_files(source) if source.is_dir() else [source]
     if not paths:
         raise ValueError(f"{source}: expected CSV files in the folder, got none; name another")
+    lines = [read_activations(path) for path in paths]
+    largest = max(int(found.expert.max()) for found in lines)
+    experts: int = needed(
+        num_experts,
+        "num_experts",
+        "the number of routed experts",
+        source,
+        f"its largest id is {largest}",
+    )
+    for found in lines:
+        _check_experts(found, experts)
+    files = [(found, find_batches(found)) for found in lines]
+    ranked = needed(
+        ranked,
+        "ranked",
+        RANKED,
+        source,
+        "its ids fall with the score that selects, which is the weight where no bias is added",
+    )
+    top_k = find_top_k(files, experts, top_k, source)
+    layers = files[0][1].layers
     recordings: list[Recording] = []
-    known: Batches | None = None
-    for path in paths:
-        found = read_activations(path)
-        experts = _checked_experts(found, num_experts)
-        ranked = needed(
-            ranked,
-            "ranked",
-            RANKED,
-            path,
-            "its ids fall with the score that selects, which is the weight where no bias is added",
-        )
-        batches = find_batches(found)
-        top_k = find_top_k(found, batches, experts, top_k)
+    for found, batches in files:
         check_strides(found, batches, experts, top_k)
-        known = known or batches
-        if not np.array_equal(known.layers, batches.layers):
+        if not np.array_equal(layers, batches.layers):
             raise ValueError(
-                f"{path}: layer: expected {known.layers.tolist()} as in {paths[0].name}, got "
+                f"{found.path}: layer: expected {layers.tolist()} as in {paths[0].name}, got "
                 f"{batches.layers.tolist()}; import them one by one"
             )
         index = _by_token(found, batches, top_k)
-        size = tokens_to_a_sequence(len(index), single_sequence, sequence_length, path)
+        size = tokens_to_a_sequence(len(index), single_sequence, sequence_length, found.path)
         recordings += [Recording(index[i : i + size]) for i in range(0, len(index), size)]
     return assemble(
         recordings,
-        layers=[] if known is None else known.layers.tolist(),
-        num_experts=needed(num_experts, "num_experts", "the number of routed experts", source),
+        layers=layers.tolist(),
+        num_experts=experts,
         ranked=bool(ranked),
         model=model,
         attributes={},
@@ -138,23 +147,15 @@ def read(
     )
 
 
-def _checked_experts(found: Activations, num_experts: int | None) -> int:
-    """The number of experts, none of the ids being past it."""
-    largest = int(found.expert.max())
-    experts: int = needed(
-        num_experts,
-        "num_experts",
-        "the number of routed experts",
-        found.path,
-        f"its largest id is {largest}",
-    )
-    if largest >= experts:
-        row = int((found.expert >= experts).argmax())
+def _check_experts(found: Activations, num_experts: int) -> None:
+    """Raise for the first id that is past the number of experts."""
+    bad = found.expert >= num_experts
+    if bad.any():
+        row = int(bad.argmax())
         raise ValueError(
-            f"{found.where(row)}: expert: expected 0 to {experts - 1}, got {found.expert[row]}; "
-            "correct num_experts or the ids"
+            f"{found.where(row)}: expert: expected 0 to {num_experts - 1}, got "
+            f"{found.expert[row]}; correct num_experts or the ids"
         )
-    return experts
 
 
 def _by_token(found: Activations, batches: Batches, top_k: int) -> NDArray[np.int16]:
