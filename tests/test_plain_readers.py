@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from foreign_plain import (
     write_table,
 )
 
+import isingmoe as im
 from isingmoe.readers import import_traces
 
 NAMES = {
@@ -215,7 +217,8 @@ def decoded(traces: xr.Dataset, prompt: int) -> list[list[int]]:
     """Batches of each sequence: its prompt in chunks, then one token after another."""
     batches = []
     for length in traces["length"].values.tolist():
-        chunks = [min(5, prompt - done) for done in range(0, min(prompt, length), 5)]
+        end = min(prompt, length)
+        chunks = [min(5, end - done) for done in range(0, end, 5)]
         batches.append([*chunks, *[1] * (length - sum(chunks))])
     return batches
 
@@ -277,7 +280,7 @@ def test_experts_to_a_token_are_recovered(make_traces, tmp_path, top_k, n_layers
         n_positions=960 // n_layers,
         num_experts=16,
         top_k=top_k,
-        ranked=False,
+        ranked=top_k == 1,
     )
     path = tmp_path / "trace.csv"
     sizes = [8] * (traces.sizes["position"] // 8)
@@ -342,3 +345,49 @@ def test_blank_lines_of_a_moe_trace_are_passed_over(long_traces, tmp_path):
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\r\n")
     found = import_traces(path, format="llama.cpp", sequence_length=60, **known(long_traces))
     assert_same(found, long_traces)
+
+
+def write_as(form: str, traces: xr.Dataset, folder: Path) -> Path:
+    """Traces in one of the formats, as it is mostly found."""
+    path = folder / f"traces.{form}"
+    match form:
+        case "jsonl":
+            write_records(traces, path, names=names_for(traces, by_layer=True), by_layer=True)
+        case "npz":
+            write_arrays(traces, path)
+        case "csv":
+            write_table(table_rows(traces, wide=True), path)
+        case "parquet":
+            pd.DataFrame(table_rows(traces, wide=False)).to_parquet(path)
+    return path
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("form", ["jsonl", "npz", "csv", "parquet"])
+@pytest.mark.parametrize(
+    "name",
+    ["gpt-oss-20b", "deepseek-v2-lite", "olmoe-1b-7b-layer0", "flame-moe-290m", "mixtral-8x7b"],
+)
+def test_real_traces_come_back(shared_traces, tmp_path, name, form):
+    traces = im.open_traces(shared_traces / f"{name}.nc")
+    few = cut_to_length(traces.isel(sequence=slice(0, 3), layer=slice(0, 4)))
+    assert_same(import_traces(write_as(form, few, tmp_path), **known(few)), few)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "name", ["gpt-oss-20b", "deepseek-v2-lite", "olmoe-1b-7b-layer0", "flame-moe-290m"]
+)
+def test_real_traces_come_back_from_moe_traces(shared_traces, tmp_path, name):
+    """With the number of experts to a token found, from decoding and from prompts alone."""
+    traces = im.open_traces(shared_traces / f"{name}.nc").drop_vars(
+        ["gate_weight", "token_id", "start_position"], errors="ignore"
+    )
+    few = cut_to_length(traces.isel(sequence=slice(0, 4), layer=slice(0, 6)))
+    for prompt in (50, 10_000):
+        folder = tmp_path / str(prompt)
+        folder.mkdir()
+        for place in range(few.sizes["sequence"]):
+            one = few.isel(sequence=[place])
+            write_moe_trace(one, folder / f"{place}.csv", batches=decoded(one, prompt))
+        assert_same(import_traces(folder, single_sequence=True, **known(few)), few)

@@ -193,8 +193,8 @@ JSONL = {
         {"num_experts": None},
     ),
     "no order of the ranks": Case(
-        text('{"sequence": 0, "experts": [1]}\n'),
-        "ranked: expected True where rank 0 has the largest weight",
+        text('{"sequence": 0, "experts": [1, 2]}\n'),
+        "ranked: expected whether the experts of a token are in the order of their weights",
         {"ranked": None},
     ),
     "layers twice said": Case(
@@ -476,7 +476,9 @@ MOE_TRACE = {
     ),
     "impossible k": Case(moe_trace(lambda _: None), "top_k: expected 1 to 8, got 9", {"top_k": 9}),
     "no order of the ranks": Case(
-        moe_trace(lambda _: None), "ranked: expected True where rank 0 has", {"ranked": None}
+        moe_trace(lambda _: None),
+        "ranked: expected whether the experts of a token are in the order of their weights",
+        {"ranked": None},
     ),
     "no number of experts": Case(
         moe_trace(lambda _: None),
@@ -495,7 +497,7 @@ MOE_TRACE = {
         {"sequence_length": 0},
     ),
     "folder without files": Case(
-        lambda path: path.mkdir(), "expected CSV files in the folder, got none"
+        lambda path: path.mkdir(), "expected files that end in .csv, got none; name a file"
     ),
 }
 

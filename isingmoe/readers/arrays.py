@@ -13,8 +13,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe.readers.cutting import check_cut, tokens_to_a_sequence
-from isingmoe.readers.options import layer_numbers, needed
-from isingmoe.readers.rows import RANKED, check_ids, named_fields
+from isingmoe.readers.options import layer_numbers, needed, order_of_ranks
+from isingmoe.readers.rows import check_ids, named_fields
 from isingmoe.recorded import Recording, assemble
 
 __all__ = ["CANNOT_KNOW", "DESCRIPTION", "NAME", "looks_like", "read"]
@@ -124,7 +124,7 @@ def read(
     )
     weight = arrays.get("gate_weight")
     if weight is None:
-        ranked = needed(ranked, "ranked", RANKED, source, "it has no gate_weight")
+        ranked = order_of_ranks(ranked, index.shape[2], source)
     else:
         _check_shape("gate_weight", weight, arrays["expert_index"].shape, source)
         weight = weight.transpose(order)

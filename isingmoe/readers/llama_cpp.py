@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from isingmoe.readers.activations import Activations, is_header, read_activations
 from isingmoe.readers.batches import Batches, find_batches
 from isingmoe.readers.cutting import check_cut, tokens_to_a_sequence
-from isingmoe.readers.options import needed
-from isingmoe.readers.rows import RANKED
+from isingmoe.readers.lines import files_of
+from isingmoe.readers.options import needed, order_of_ranks
 from isingmoe.readers.top_k import check_strides, find_top_k
 from isingmoe.recorded import Recording, assemble
 
@@ -30,7 +30,7 @@ CANNOT_KNOW = (
 def looks_like(path: Path) -> bool:
     """Whether the first lines are of two whole numbers; of every CSV file of a folder."""
     if path.is_dir():
-        files = _csv_files(path)
+        files = [file for file in path.glob("*.csv") if file.is_file()]
         return bool(files) and all(map(looks_like, files))
     with path.open("rb") as stream:
         start = stream.read(4096)
@@ -43,10 +43,6 @@ def looks_like(path: Path) -> bool:
         len(pair) == 2 and all(entry.isascii() and entry.isdigit() for entry in pair)
         for pair in pairs
     )
-
-
-def _csv_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.csv") if path.is_file())
 
 
 def read(
@@ -100,10 +96,7 @@ def read(
     of its second one there, and so on, then those of the next layer.
     """
     check_cut(single_sequence, sequence_length, source)
-    paths = _csv_files(source) if source.is_dir() else [source]
-    if not paths:
-        raise ValueError(f"{source}: expected CSV files in the folder, got none; name another")
-    lines = [read_activations(path) for path in paths]
+    lines = [read_activations(path) for path in files_of(source, [".csv"])]
     largest = max(int(found.expert.max()) for found in lines)
     experts: int = needed(
         num_experts,
@@ -115,21 +108,15 @@ def read(
     for found in lines:
         _check_experts(found, experts)
     files = [(found, find_batches(found)) for found in lines]
-    ranked = needed(
-        ranked,
-        "ranked",
-        RANKED,
-        source,
-        "its ids fall with the score that selects, which is the weight where no bias is added",
-    )
     top_k = find_top_k(files, experts, top_k, source)
     layers = files[0][1].layers
+    order = order_of_ranks(ranked, top_k, source)
     recordings: list[Recording] = []
     for found, batches in files:
         check_strides(found, batches, experts, top_k)
         if not np.array_equal(layers, batches.layers):
             raise ValueError(
-                f"{found.path}: layer: expected {layers.tolist()} as in {paths[0].name}, got "
+                f"{found.path}: layer: expected {layers.tolist()} as in {lines[0].path.name}, got "
                 f"{batches.layers.tolist()}; import them one by one"
             )
         index = _by_token(found, batches, top_k)
@@ -139,7 +126,7 @@ def read(
         recordings,
         layers=layers.tolist(),
         num_experts=experts,
-        ranked=bool(ranked),
+        ranked=order,
         model=model,
         attributes={},
         where=str(source),

@@ -10,13 +10,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe.readers.cutting import check_cut, tokens_to_a_sequence
-from isingmoe.readers.options import layer_numbers, needed
+from isingmoe.readers.options import layer_numbers, needed, order_of_ranks
 from isingmoe.readers.placing import Rows, recordings
 from isingmoe.recorded import assemble, expert_ids
 
-__all__ = ["RANKED", "check_ids", "named_fields", "rows_to_traces"]
-
-RANKED = "True where rank 0 has the largest weight, False where the order means nothing"
+__all__ = ["check_ids", "named_fields", "rows_to_traces"]
 
 
 def named_fields(
@@ -120,7 +118,8 @@ def rows_to_traces(
         f"its largest id is {largest}" if largest >= 0 else "",
     )
     if rows.weight is None:
-        ranked = needed(ranked, "ranked", RANKED, rows.source, "it has no weights")
+        n_ranks = rows.expert.shape[1] if rows.rank is None else int(rows.rank.max()) + 1
+        ranked = order_of_ranks(ranked, n_ranks, rows.source)
     else:
         unweighted = ((rows.expert >= 0) & ~np.isfinite(rows.weight)).any(-1)
         if unweighted.any():
