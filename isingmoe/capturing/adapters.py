@@ -199,7 +199,8 @@ def _given(module: Any, arguments: Mapping[str, Any], output: Any) -> tuple[Any,
 def _one_hot(module: Any, arguments: Mapping[str, Any], output: Any) -> tuple[Any, ...]:
     """Switch marks the expert in a row of zeros, which stays empty past the capacity."""
     chosen, index = arguments["selected_experts"].max(dim=-1)
-    return index.masked_fill(chosen == 0, -1), arguments["routing_weights"]
+    dropped = chosen == 0
+    return index.masked_fill(dropped, -1), arguments["routing_weights"].masked_fill(dropped, 0.0)
 
 
 @capture_adapter("NllbMoeExperts")
