@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from isingmoe.errors import (
         ConvergenceError,
         DegenerateTraceWarning,
+        InterleavedTraceWarning,
         ShortRunWarning,
         ShortTraceWarning,
         TraceSchemaError,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     )
     from isingmoe.positions import Blocks, Cosines
     from isingmoe.ranked_laws import decay_laws
+    from isingmoe.readers import import_traces
     from isingmoe.reports import Report, report
     from isingmoe.sampling import simulate
     from isingmoe.summary import TraceInfo, info
@@ -85,6 +87,7 @@ _HOME = {
     "errors": (
         "ConvergenceError",
         "DegenerateTraceWarning",
+        "InterleavedTraceWarning",
         "ShortRunWarning",
         "ShortTraceWarning",
         "TraceSchemaError",
@@ -111,6 +114,7 @@ _HOME = {
         "plot_rates",
     ),
     "positions": ("Blocks", "Cosines"),
+    "readers": ("import_traces",),
     "reports": ("Report", "report"),
     "sampling": ("simulate",),
     "summary": ("TraceInfo", "info"),
@@ -139,6 +143,7 @@ __all__ = [
     "Exact",
     "Fit",
     "HeatBath",
+    "InterleavedTraceWarning",
     "IsingChain",
     "KineticChain",
     "MaximumLikelihood",
@@ -170,6 +175,7 @@ __all__ = [
     "fit",
     "generate",
     "goodness_of_fit",
+    "import_traces",
     "info",
     "irreversibility",
     "load_balance",

@@ -7,6 +7,7 @@ from typing import Any
 __all__ = [
     "ConvergenceError",
     "DegenerateTraceWarning",
+    "InterleavedTraceWarning",
     "ShortRunWarning",
     "ShortTraceWarning",
     "TraceSchemaError",
@@ -48,6 +49,10 @@ class ShortTraceWarning(UserWarning):
 
 class DegenerateTraceWarning(UserWarning):
     """A trace that says nothing of some of what was asked for."""
+
+
+class InterleavedTraceWarning(UserWarning):
+    """A trace whose rows seem to be of several sequences that take turns."""
 
 
 class ShortRunWarning(UserWarning):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,39 @@ from numpy.typing import NDArray
 
 from isingmoe._text import plain
 
-__all__ = ["csv_integers", "first_json", "json_lines", "json_values", "numbered_lines"]
+__all__ = [
+    "csv_integers",
+    "files_of",
+    "first_json",
+    "json_lines",
+    "json_values",
+    "numbered_lines",
+]
 
 _BLOCK = 1 << 16
+
+
+def files_of(source: Path, suffixes: Sequence[str]) -> list[Path]:
+    """A file, or those of a folder with one of the suffixes, in the order of their numbers.
+
+    Raises
+    ------
+    ValueError
+        If the folder has none.
+    """
+    if not source.is_dir():
+        return [source]
+    files = [file for file in source.iterdir() if file.suffix in suffixes and file.is_file()]
+    if not files:
+        raise ValueError(
+            f"{source}: expected files that end in {', '.join(suffixes)}, got none; name a file"
+        )
+    return sorted(files, key=lambda file: _by_number(file.name))
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """What puts `a2` before `a10`."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["layer_numbers", "needed"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LayerColumns", "layer_columns", "layer_numbers", "needed", "order_of_ranks"]
 
 
 def needed(value: Any, name: str, meaning: str, where: object, why: str = "") -> Any:
@@ -37,6 +41,27 @@ def needed(value: Any, name: str, meaning: str, where: object, why: str = "") ->
     return value
 
 
+def order_of_ranks(ranked: bool | None, top_k: int, where: object) -> bool:
+    """Whether the experts of a token are in the order of their weights; one always is.
+
+    Raises
+    ------
+    ValueError
+        If it is not said.
+    """
+    if top_k == 1:
+        return True
+    return bool(
+        needed(
+            ranked,
+            "ranked",
+            "whether the experts of a token are in the order of their weights (--ranked or "
+            "--unranked)",
+            where,
+        )
+    )
+
+
 def layer_numbers(layers: Sequence[int] | None, found: int, where: object) -> list[int]:
     """The model's layer numbers of the `found` layers of a file, 0, 1, .. where none are given.
 
@@ -47,12 +72,88 @@ def layer_numbers(layers: Sequence[int] | None, found: int, where: object) -> li
     """
     if layers is None:
         return list(range(found))
-    numbers = [int(number) for number in layers]
+    numbers = _different(layers, where)
     if len(numbers) != found:
         raise ValueError(
             f"{where}: layers: expected {found} numbers, one for each layer in the file, "
             f"got {len(numbers)}"
         )
-    if len(set(numbers)) < found:
+    return numbers
+
+
+def _different(layers: Sequence[int], where: object) -> list[int]:
+    numbers = [int(number) for number in layers]
+    if len(set(numbers)) < len(numbers):
         raise ValueError(f"{where}: layers: expected different numbers, got {numbers}")
     return numbers
+
+
+@dataclass(frozen=True)
+class LayerColumns:
+    """The layers with experts of an array that may have others.
+
+    Attributes
+    ----------
+    places : list of int
+        Where they are.
+    numbers : list of int
+        The model's own.
+    """
+
+    places: list[int]
+    numbers: list[int]
+
+    def of(self, ids: NDArray[Any], where: str) -> NDArray[Any]:
+        """Their part of an array (token, layer, rank).
+
+        Raises
+        ------
+        ValueError
+            If one holds nothing but zeros, which no token has in two ranks.
+        """
+        chosen = ids[:, self.places]
+        empty = np.flatnonzero(~chosen.any((0, 2))) if chosen.shape[-1] > 1 and len(ids) else []
+        if len(empty):
+            raise ValueError(
+                f"{where}: routed_experts: expected layers with experts, got nothing but zeros in "
+                f"layer {self.numbers[empty[0]]}, as a layer without experts has; give layers, on "
+                "the command line --layers, without it"
+            )
+        return chosen
+
+
+def layer_columns(layers: Sequence[int] | None, n_columns: int, where: str) -> LayerColumns:
+    """Which columns of an array are layers with experts, and their numbers.
+
+    Parameters
+    ----------
+    layers : sequence of int
+        The model's numbers of its layers with experts: as many as there are columns, or
+        fewer, where the columns are all layers of the model.
+    n_columns : int
+    where : str
+
+    Raises
+    ------
+    ValueError
+        If they are not said, or do not fit.
+    """
+    numbers = _different(
+        needed(
+            layers,
+            "layers",
+            "the model's numbers of its layers with experts, as 0-23",
+            where,
+            f"it has {n_columns} layers, and those without experts may be left out or filled "
+            "with zeros",
+        ),
+        where,
+    )
+    if len(numbers) == n_columns:
+        return LayerColumns(list(range(n_columns)), numbers)
+    if not numbers or max(numbers) >= n_columns or min(numbers) < 0:
+        raise ValueError(
+            f"{where}: layers: expected {n_columns} numbers, one for each layer there, or some of "
+            f"0 to {n_columns - 1}, got {len(numbers)} up to {max(numbers, default='none')}"
+        )
+    return LayerColumns(numbers, numbers)

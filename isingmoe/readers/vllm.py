@@ -1,0 +1,341 @@
+"""What vLLM returns with `--enable-return-routed-experts`, saved.
+
+Its versions differ: lists in JSON or an array of NumPy's file format in base64, of the new
+tokens with those of the prompt beside them, or of all tokens but the last.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from isingmoe._text import plain
+from isingmoe.readers.lines import files_of
+from isingmoe.readers.options import LayerColumns, layer_columns, needed, order_of_ranks
+from isingmoe.readers.responses import (
+    Completion,
+    alike_in_tokens,
+    answers_of,
+    completions_of,
+    decoded,
+    first_answer,
+)
+from isingmoe.recorded import Recording, assemble, expert_ids
+
+__all__ = ["CANNOT_KNOW", "DESCRIPTION", "NAME", "looks_like", "read", "recordings"]
+
+NAME = "vllm"
+DESCRIPTION = "vLLM --enable-return-routed-experts"
+CANNOT_KNOW = (
+    "the number of experts; which layers of the model have experts; whether the ranks are in the "
+    "order of the weights; experts of tokens that the prefix cache had (-1), and of the last "
+    "token, which is never read"
+)
+
+_ARRAYS = re.compile(r"(prompt_routed_experts|routed_experts|prompt_token_ids|token_ids)(.*)")
+
+
+def looks_like(path: Path) -> bool:
+    """Whether a first answer, or an archive of arrays, has vLLM's names."""
+    if path.is_file() and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(re.match(r"(prompt_)?routed_experts.*\.npy", n) for n in archive.namelist())
+    answer = first_answer(path)
+    choices = answer.get("choices", answer.get("outputs"))
+    choice = choices[0] if isinstance(choices, list) and choices else answer
+    if not isinstance(choice, dict):
+        return False
+    is_other = {"sgl_ext", "sglext", "meta_info"} & {*answer, *choice}
+    return not is_other and ("routed_experts" in choice or "prompt_routed_experts" in answer)
+
+
+def read(
+    source: Path,
+    *,
+    num_experts: int | None = None,
+    layers: Sequence[int] | None = None,
+    ranked: bool | None = None,
+    start_position: int | None = None,
+    model: str | None = None,
+) -> xr.Dataset:
+    """Read answers (JSON, JSONL), or arrays (npz, npy), or a folder of such files.
+
+    Parameters
+    ----------
+    source : Path
+        In an archive `routed_experts`, `prompt_routed_experts`, `token_ids` and
+        `prompt_token_ids`, the same ending of the names for the same sequence.
+    num_experts : int
+        Number of routed experts, E.
+    layers : sequence of int
+        The model's numbers of its layers with experts.
+    ranked : bool
+        Whether the experts of a token are in the order of their weights.
+    start_position : int, optional
+        Of the first token of an array without that of its prompt, asked for where the
+        numbers of tokens do not tell: 0 where the array begins with the prompt.
+    model : str, optional
+        By default what the first answer names.
+
+    Returns
+    -------
+    Dataset
+        Traces, a sequence for each choice. The prompt that several choices share is in the
+        first; the others begin after it. Token ids where all answers have them.
+
+    Raises
+    ------
+    ValueError
+        If an option is missing, or an answer is not as it should be; with file and line.
+    """
+    where = str(source)
+    n_experts = needed(num_experts, "num_experts", "the number of routed experts", where)
+    found = _Found()
+    recorded = recordings(
+        found.seen(_answers(source)),
+        num_experts=n_experts,
+        layers=layers,
+        start_position=start_position,
+        found=found,
+    )
+    kept = alike_in_tokens(recorded)
+    if found.columns is None:
+        raise ValueError(f"{where}: expected answers, got none; the trace would be empty")
+    return assemble(
+        kept,
+        layers=found.columns.numbers,
+        num_experts=n_experts,
+        ranked=order_of_ranks(ranked, kept[0].expert_index.shape[2], where),
+        model=model or found.model or "unnamed",
+        attributes={},
+        where=where,
+    )
+
+
+class _Found:
+    """What the first answer says of all."""
+
+    def __init__(self) -> None:
+        self.model: str | None = None
+        self.columns: LayerColumns | None = None
+
+    def seen(self, answers: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        for where, answer in answers:
+            if self.model is None and isinstance(answer, dict):
+                name = answer.get("model")
+                self.model = plain(name) if isinstance(name, str) and name else None
+            yield where, answer
+
+
+def recordings(
+    answers: Iterable[tuple[str, Any]],
+    *,
+    num_experts: int,
+    layers: Sequence[int] | None,
+    start_position: int | None = None,
+    found: _Found | None = None,
+) -> Iterator[Recording]:
+    """The sequences in answers.
+
+    Parameters
+    ----------
+    answers : iterable of (str, dict)
+        Each with what an error calls it.
+    num_experts, layers, start_position
+        As for `read`.
+
+    Raises
+    ------
+    ValueError
+        If an answer is not as it should be.
+    """
+    found = _Found() if found is None else found
+    for completion in completions_of(answers):
+        ids, start = _rows(completion, start_position)
+        where = completion.where
+        if found.columns is None:
+            found.columns = layer_columns(layers, ids.shape[1], where)
+        elif ids.shape[1] <= max(found.columns.places):
+            raise ValueError(
+                f"{where}: routed_experts: expected the layers of the answers before, got "
+                f"{ids.shape[1]}"
+            )
+        chosen = found.columns.of(ids, where)
+        yield Recording(
+            expert_ids(chosen, num_experts=num_experts, where=where, name="routed_experts"),
+            token_id=completion.tokens(start, len(ids)),
+            start_position=start,
+        )
+
+
+def _answers(source: Path) -> Iterator[tuple[str, Any]]:
+    """Answers, or arrays under the names that answers have."""
+    suffixes = (".npz", ".npy")
+    is_arrays = source.suffix in suffixes
+    if source.is_dir():
+        is_arrays = any(file.suffix in suffixes for file in source.iterdir())
+    if not is_arrays:
+        yield from answers_of(source)
+        return
+    for file in files_of(source, suffixes):
+        try:
+            loaded: Any = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{file}: expected arrays of numbers ({plain(error, 80)})") from None
+        if isinstance(loaded, np.ndarray):
+            yield str(file), {"routed_experts": loaded}
+            continue
+        with loaded:
+            yield from _in_archive(file, loaded)
+
+
+def _in_archive(file: Path, archive: Any) -> Iterator[tuple[str, Any]]:
+    sequences: dict[str, dict[str, str]] = {}
+    for name in archive.files:
+        matched = _ARRAYS.fullmatch(name)
+        if matched is None:
+            raise ValueError(
+                f"{file}: {plain(name, 40)}: expected arrays whose names start with "
+                "routed_experts, prompt_routed_experts, token_ids or prompt_token_ids; rename it"
+            )
+        sequences.setdefault(matched[2], {})[matched[1]] = name
+    for ending in sorted(sequences, key=lambda e: (len(e), e)):
+        try:
+            yield (
+                f"{file}: routed_experts{ending}",
+                {part: archive[name] for part, name in sequences[ending].items()},
+            )
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{file}: {ending}: cannot be read ({plain(error, 80)})") from None
+
+
+def _rows(completion: Completion, start: int | None) -> tuple[NDArray[Any], int]:
+    """Ids (token, layer, rank) of a completion, and the position of the first."""
+    where = completion.where
+    new = _array(completion.choice.get("routed_experts"), where, "routed_experts")
+    prompt, is_shared = _prompt_of(completion)
+    if prompt is None:
+        if new is None:
+            raise ValueError(
+                f"{where}: routed_experts: expected lists or base64, got null; serve with "
+                "--enable-return-routed-experts, or leave the answer out"
+            )
+        first = _start_of(completion, len(new), start)
+        return _without_last(new, completion, first), first
+    if completion.n_prompt not in (None, len(prompt)):
+        raise ValueError(
+            f"{where}: prompt_routed_experts: expected {completion.n_prompt} rows, one for each "
+            f"token of the prompt, got {len(prompt)}"
+        )
+    if new is None or not len(new):
+        return prompt, 0
+    if new.shape[1:] != prompt.shape[1:]:
+        raise ValueError(
+            f"{where}: routed_experts: expected the layers and ranks of prompt_routed_experts, "
+            f"{prompt.shape[1:]}, got {new.shape[1:]}"
+        )
+    if completion.n_new is not None and len(new) > completion.n_new:
+        raise ValueError(
+            f"{where}: routed_experts: expected at most {completion.n_new} rows, one for each "
+            f"new token, got {len(new)}"
+        )
+    new = _without_last(new, completion, len(prompt))
+    if is_shared and not completion.is_first:
+        return new, len(prompt)
+    return np.concatenate([prompt, new]), 0
+
+
+def _prompt_of(completion: Completion) -> tuple[NDArray[Any] | None, bool]:
+    """Rows of the prompt, and whether all choices have it."""
+    name, answer, choice = "prompt_routed_experts", completion.answer, completion.choice
+    if choice is not answer and choice.get(name) is not None:
+        return _array(choice[name], completion.where, name), False
+    rows = _array(answer.get(name), completion.where, name)
+    if rows is not None and choice is not answer:
+        prompts = {str(c.get("prompt_token_ids")) for c in answer.get("choices", [])}
+        if len(prompts) > 1:
+            raise ValueError(
+                f"{completion.where}: {name}: expected one prompt, got choices of "
+                f"{len(prompts)} prompts, and rows of one; send each prompt by itself"
+            )
+    return rows, True
+
+
+def _start_of(completion: Completion, n_rows: int, given: int | None) -> int:
+    """Where the rows begin, of an array that does not say whether it has the prompt's."""
+    n_prompt, n_new, where = completion.n_prompt, completion.n_new, completion.where
+    if n_prompt is None or n_new is None:
+        why = f"{n_rows} rows, and nothing of how many tokens prompt and answer have"
+        return _asked(given, where, why)
+    # All tokens but the last are read; it may have a row all the same.
+    fitting = {n_prompt + n_new - n_rows - last for last in (1, 0)}
+    if given is not None:
+        fitting &= {given}
+    known = sorted(fitting & {0, n_prompt, given})
+    if not known:
+        raise ValueError(
+            f"{where}: routed_experts: expected rows for a prompt of {n_prompt} tokens and "
+            f"{n_new} new ones, or for the new ones, got {n_rows}; ask the server again, or say "
+            "where they begin, with start_position (--start-position)"
+        )
+    if len(known) > 1:
+        return _asked(given, where, f"{n_rows} rows, {n_prompt} tokens before {n_new} new ones")
+    return int(known[0])
+
+
+def _asked(given: int | None, where: str, why: str) -> int:
+    return int(
+        needed(
+            given,
+            "start_position",
+            "the position of the first row, 0 where the rows begin with the prompt",
+            where,
+            why,
+        )
+    )
+
+
+def _without_last(rows: NDArray[Any], completion: Completion, start: int) -> NDArray[Any]:
+    """Rows without one of the last token, where that is what the array was filled with."""
+    if completion.n_new is None or not len(rows):
+        return rows
+    n_prompt = start if completion.n_prompt is None else completion.n_prompt
+    has_last = start + len(rows) == n_prompt + completion.n_new
+    return rows[:-1] if has_last and not rows[-1].any() else rows
+
+
+def _array(value: Any, where: str, name: str) -> NDArray[Any] | None:
+    """Ids (token, layer, rank) out of lists, an array or base64."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        content = decoded(value, where, name)
+        try:
+            value = np.load(io.BytesIO(content), allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"{where}: {name}: expected an array in NumPy's file format, got "
+                f"{len(content)} bytes of something else ({plain(error, 60)})"
+            ) from None
+    try:
+        ids = np.asarray(value)
+    except ValueError:
+        raise ValueError(
+            f"{where}: {name}: expected as many layers and ranks for each token, got a ragged list"
+        ) from None
+    if ids.shape == (0,):
+        return np.zeros((0, 1, 1), np.int16)
+    if ids.ndim != 3 or not ids.shape[1] or not ids.shape[2] or ids.dtype.kind not in "iu":
+        raise ValueError(
+            f"{where}: {name}: expected whole numbers [tokens, layers, k], got shape "
+            f"{list(ids.shape)} of {ids.dtype}"
+        )
+    return ids
