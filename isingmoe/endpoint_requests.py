@@ -107,13 +107,14 @@ def base_url(address: str) -> str:
             "fragment; give a key by the variable ISINGMOE_API_KEY"
         )
     path = url.path.rstrip("/")
-    if url.scheme not in ("http", "https") or not url.host or path.endswith("/completions"):
+    is_server = url.scheme in ("http", "https") and url.host and (url.port or 0) < 1 << 16
+    if not is_server or path.endswith("/completions"):
         raise ValueError(_no_address(plain(address)))
     return str(url.copy_with(path=path or "/v1"))
 
 
 class Connection:
-    """A server, asked for JSON; to be entered with `async with`.
+    """A server, asked for JSON in one event loop.
 
     Parameters
     ----------
@@ -143,21 +144,16 @@ class Connection:
         self.n_repeated = 0
         self._key, self._patience = api_key, patience
         self._places = asyncio.Semaphore(concurrency)
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        try:
-            self._client = self._httpx.AsyncClient(
-                headers=headers,
-                timeout=self._httpx.Timeout(patience.timeout, connect=min(patience.timeout, 30.0)),
-                limits=self._httpx.Limits(max_connections=concurrency),
-            )
-        except UnicodeEncodeError:
-            raise ValueError("api_key: expected ASCII characters, got others") from None
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise ValueError("api_key: expected printable ASCII characters, got others")
+        self._client = self._httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=self._httpx.Timeout(patience.timeout, connect=min(patience.timeout, 30.0)),
+            limits=self._httpx.Limits(max_connections=concurrency),
+        )
 
-    async def __aenter__(self) -> Connection:
-        await self._client.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
+    async def close(self) -> None:
+        """Close what is open."""
         await self._client.aclose()
 
     async def get(self, address: str, *, patient: bool = True) -> dict[str, Any]:

@@ -3,20 +3,68 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from isingmoe._text import plain
-from isingmoe.endpoint_requests import Connection, RefusedError
+from isingmoe.endpoint_requests import Connection, Patience, RefusedError, base_url
 
-__all__ = ["FLAG", "SERVERS", "Sampling", "Server", "complete", "identify", "token_ids"]
+__all__ = ["FLAG", "SERVERS", "Endpoint", "Sampling", "Server", "complete", "identify", "token_ids"]
 
 SERVERS = ("vllm", "sglang")
 # What both servers are started with so that they return the experts.
 FLAG = "--enable-return-routed-experts"
 
 _TITLES = {"vllm": "vLLM", "sglang": "SGLang"}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server with an OpenAI-compatible interface, and how it is asked.
+
+    Attributes
+    ----------
+    url : str
+        Such as `http://localhost:8000/v1`; `/v1` is put after an address without a path.
+    server : {"vllm", "sglang"}, optional
+        By default what it says of itself.
+    api_key : str, optional
+        By default the environment variable `ISINGMOE_API_KEY`. It is never written.
+    concurrency : int
+        Requests under way at once.
+    patience : Patience
+        How often and how long it is waited for.
+    """
+
+    url: str
+    server: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    concurrency: int = 8
+    patience: Patience = field(default_factory=Patience)
+
+    def __post_init__(self) -> None:
+        if self.server not in (None, *SERVERS):
+            raise ValueError(f"server: expected {' or '.join(SERVERS)}, got {self.server!r}")
+
+    def connect(self) -> Connection:
+        """A connection, not yet made.
+
+        Raises
+        ------
+        ValueError
+            If the address or the key cannot be.
+        ImportError
+            If httpx is not installed.
+        """
+        return Connection(
+            base_url(self.url),
+            concurrency=self.concurrency,
+            api_key=self.api_key or os.environ.get("ISINGMOE_API_KEY"),
+            patience=self.patience,
+        )
 
 
 @dataclass(frozen=True)
@@ -30,6 +78,8 @@ class Server:
     version : str or None
     models : tuple of str
         The names of what it serves; empty where it does not list them.
+    root : str or None
+        Where the server has the model from: a folder or a name on the Hugging Face Hub.
     max_length : int or None
         Tokens of a prompt and its continuation, of the model that is asked.
     """
@@ -37,6 +87,7 @@ class Server:
     kind: str | None
     version: str | None = None
     models: tuple[str, ...] = ()
+    root: str | None = None
     max_length: int | None = None
 
     def __str__(self) -> str:
@@ -51,15 +102,24 @@ class Sampling:
     Attributes
     ----------
     new_tokens : int
-        Tokens asked for. A server makes at least one.
+        Tokens asked for, at most. A server makes at least one; where none is asked for, that
+        is left out.
     temperature : float
         0 for the likeliest token each time.
     seed : int
     """
 
-    new_tokens: int
-    temperature: float
-    seed: int
+    new_tokens: int = 0
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.new_tokens < 0:
+            raise ValueError(f"generate: expected 0 or more tokens, got {self.new_tokens}")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(
+                f"temperature: expected a finite number from 0 up, got {self.temperature}"
+            )
 
 
 async def identify(connection: Connection, kind: str | None, model: str | None) -> Server:
@@ -100,9 +160,15 @@ async def identify(connection: Connection, kind: str | None, model: str | None) 
     if kind == "sglang":
         for path in ("/server_info", "/get_server_info"):
             version = version or await _said(connection, path, "version")
-    lengths = [card.get("max_model_len") for card in cards if card.get("id") == asked]
-    length = lengths[0] if lengths and isinstance(lengths[0], int) else None
-    return Server(kind, version, models, length)
+    card = next((card for card in cards if card.get("id") == asked), {})
+    root, length = card.get("root"), card.get("max_model_len")
+    return Server(
+        kind,
+        version,
+        models,
+        root if isinstance(root, str) else None,
+        length if type(length) is int else None,
+    )
 
 
 async def _said(connection: Connection, path: str, name: str) -> str | None:
@@ -133,13 +199,13 @@ async def token_ids(connection: Connection, model: str, texts: Sequence[str]) ->
         except RefusedError as error:
             raise ValueError(
                 f"{connection.root}/tokenize: expected the tokens of a text, got status "
-                f"{error.status} ({error.reason}); give token ids, or a tokenizer (--tokenizer)"
+                f"{error.status} ({error.reason}); give token ids, or a tokenizer"
             ) from None
         ids = answer.get("tokens")
         if not isinstance(ids, list) or not all(type(token) is int for token in ids):
             raise ValueError(
                 f"{connection.root}/tokenize: expected a list of token ids in 'tokens', got "
-                f"{plain(ids, 40)!r}; give token ids, or a tokenizer (--tokenizer)"
+                f"{plain(ids, 40)!r}; give token ids, or a tokenizer"
             )
         return ids
 

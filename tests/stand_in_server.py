@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -91,8 +92,11 @@ class StandIn:
     delay: float | Callable[[Asked], float] = 0.0
     key: str | None = None
     max_length: int = 4096
+    tells_length: bool = True
     retry_after: str | None = None
+    root: str | None = None
     lists_models: bool = True
+    hides_itself: bool = False
 
     def __post_init__(self) -> None:
         self.asked: list[Asked] = []
@@ -109,8 +113,7 @@ class StandIn:
         class Handler(_Handler):
             owner = stand_in
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Quiet(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
         )
@@ -147,12 +150,15 @@ class StandIn:
             self._at_once -= 1
 
     def said_of_itself(self, path: str) -> dict[str, Any] | None:
+        if self.hides_itself:
+            return None
         if path == "/v1/models" and self.lists_models:
             owner = "sglang" if self.kind == "sglang" else "vllm"
             card = {"id": self.model, "object": "model", "created": 0, "owned_by": owner}
+            length = {"max_model_len": self.max_length} if self.tells_length else {}
             return {
                 "object": "list",
-                "data": [{**card, "root": self.model, "max_model_len": self.max_length}],
+                "data": [{**card, "root": self.root or self.model, **length}],
             }
         if self.kind == "sglang":
             model = {"model_path": self.model, "tokenizer_path": self.model}
@@ -228,6 +234,15 @@ class StandIn:
             self._cached.add(block)
             answer["prompt_routed_experts"] = experts[: len(prompt)].tolist()
             choice["routed_experts"] = experts[len(prompt) :].tolist()
+
+
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """Say nothing of clients that went away."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*_)
 
 
 class _Handler(BaseHTTPRequestHandler):
