@@ -145,7 +145,7 @@ def without_experts(answer: Answer) -> bool:
     completion = answer.completion()
     names = ("routed_experts", "prompt_routed_experts")
     parts = (completion.choice, completion.answer)
-    return sglang._payload(completion)[0] is None and all(
+    return sglang.payload_of(completion)[0] is None and all(
         part.get(name) is None for part in parts for name in names
     )
 
@@ -167,7 +167,7 @@ def layout_of(answer: Answer, facts: Facts, declared: Declared, model: str) -> L
         If something is missing, with the option that says it; or it does not fit the answer.
     """
     completion = answer.completion()
-    text, _ = sglang._payload(completion)
+    text, _ = sglang.payload_of(completion)
     top_k = facts.top_k or declared.top_k
     if text is not None:
         kind = "sglang"
@@ -175,7 +175,7 @@ def layout_of(answer: Answer, facts: Facts, declared: Declared, model: str) -> L
         ids = _flat(answer, completion, text, top_k)
     else:
         kind = "vllm"
-        ids, _ = vllm._rows(completion, 0)
+        ids, _ = vllm.rows_of(completion, 0)
         if facts.top_k not in (None, ids.shape[2]):
             raise ValueError(
                 f"{answer.where}: top_k: expected {ids.shape[2]}, as in the answer, got "

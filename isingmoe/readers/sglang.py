@@ -23,7 +23,7 @@ from isingmoe.readers.responses import (
 )
 from isingmoe.recorded import Recording, assemble, expert_ids
 
-__all__ = ["CANNOT_KNOW", "DESCRIPTION", "NAME", "looks_like", "read", "recordings"]
+__all__ = ["CANNOT_KNOW", "DESCRIPTION", "NAME", "looks_like", "payload_of", "read", "recordings"]
 
 NAME = "sglang"
 DESCRIPTION = "SGLang return_routed_experts or expert distribution recorder"
@@ -40,7 +40,7 @@ def looks_like(path: Path) -> bool:
     if sglang_recorder.looks_like(path):
         return True
     answer = first_answer(path)
-    return any(_payload(completion)[0] is not None for completion in _opened(answer))
+    return any(payload_of(completion)[0] is not None for completion in _opened(answer))
 
 
 def _opened(answer: dict[str, Any]) -> list[Completion]:
@@ -172,7 +172,7 @@ def recordings(
     shape = (-1, num_layers, top_k)
     for completion in completions_of(answers):
         where = completion.where
-        text, said = _payload(completion)
+        text, said = payload_of(completion)
         if not isinstance(text, str):
             raise ValueError(
                 f"{where}: routed_experts: expected base64, got {plain(text, 20)!r}; serve with "
@@ -200,7 +200,7 @@ def recordings(
         )
 
 
-def _payload(completion: Completion) -> tuple[Any, int | None]:
+def payload_of(completion: Completion) -> tuple[Any, int | None]:
     """What an answer has of experts, wherever its version puts it, and where that begins."""
     choice, answer = completion.choice, completion.answer
     places = [

@@ -30,7 +30,7 @@ from isingmoe.readers.responses import (
 )
 from isingmoe.recorded import Recording, assemble, expert_ids
 
-__all__ = ["CANNOT_KNOW", "DESCRIPTION", "NAME", "looks_like", "read", "recordings"]
+__all__ = ["CANNOT_KNOW", "DESCRIPTION", "NAME", "looks_like", "read", "recordings", "rows_of"]
 
 NAME = "vllm"
 DESCRIPTION = "vLLM --enable-return-routed-experts"
@@ -159,7 +159,7 @@ def recordings(
     """
     found = _Found() if found is None else found
     for completion in completions_of(answers):
-        ids, start = _rows(completion, start_position)
+        ids, start = rows_of(completion, start_position)
         where = completion.where
         if found.columns is None:
             found.columns = layer_columns(layers, ids.shape[1], where)
@@ -217,7 +217,7 @@ def _in_archive(file: Path, archive: Any) -> Iterator[tuple[str, Any]]:
             raise ValueError(f"{file}: {ending}: cannot be read ({plain(error, 80)})") from None
 
 
-def _rows(completion: Completion, start: int | None) -> tuple[NDArray[Any], int]:
+def rows_of(completion: Completion, start: int | None) -> tuple[NDArray[Any], int]:
     """Ids (token, layer, rank) of a completion, and the position of the first."""
     where = completion.where
     new = _array(completion.choice.get("routed_experts"), where, "routed_experts")
