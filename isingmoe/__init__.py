@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from isingmoe.comparison import Comparison, compare, open_comparison
     from isingmoe.couplings import exponential, power_law
     from isingmoe.derived import baseline, windows
+    from isingmoe.endpoint_requests import Patience
+    from isingmoe.endpoint_servers import Endpoint
+    from isingmoe.endpoints import capture_endpoint
     from isingmoe.equilibrium import irreversibility, load_balance
     from isingmoe.errors import (
         ConvergenceError,
@@ -83,6 +86,9 @@ _HOME = {
     "couplings": ("exponential", "power_law"),
     "ranked_laws": ("decay_laws",),
     "derived": ("baseline", "windows"),
+    "endpoint_requests": ("Patience",),
+    "endpoint_servers": ("Endpoint",),
+    "endpoints": ("capture_endpoint",),
     "equilibrium": ("irreversibility", "load_balance"),
     "errors": (
         "ConvergenceError",
@@ -140,6 +146,7 @@ __all__ = [
     "ConvergenceError",
     "Cosines",
     "DegenerateTraceWarning",
+    "Endpoint",
     "Exact",
     "Fit",
     "HeatBath",
@@ -148,6 +155,7 @@ __all__ = [
     "KineticChain",
     "MaximumLikelihood",
     "Metropolis",
+    "Patience",
     "PottsChain",
     "Pseudolikelihood",
     "Report",
@@ -162,6 +170,7 @@ __all__ = [
     "baseline_correlation",
     "block_sizes",
     "budget",
+    "capture_endpoint",
     "chapman_kolmogorov",
     "compare",
     "correlation",
