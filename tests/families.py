@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 
 _ROUTED = re.compile(r"(^|\.)(gate|router|router_gate|experts)\.")
@@ -91,7 +92,10 @@ def reads() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Family:
-    """`models`: names of the class in newer and older releases; `sizes` beside the small ones."""
+    """`models`: names of the class in newer and older releases; `sizes` beside the small ones.
+
+    `since`: the first release in which its experts run, where older ones have a fault.
+    """
 
     folder: str
     models: str
@@ -99,9 +103,12 @@ class Family:
     sizes: Mapping[str, Any]
     without: tuple[str, ...] = ()
     configure: Callable[[Any], Any] | None = None
+    since: tuple[int, int] = (5, 0)
 
     def model_class(self) -> Any:
-        """The class of the model, None where this release has none."""
+        """The class of the model, None where this release has none that runs."""
+        if tuple(map(int, transformers.__version__.split(".")[:2])) < self.since:
+            return None
         package = f"transformers.models.{self.folder}"
         if importlib.util.find_spec(package) is None:
             return None
@@ -134,6 +141,8 @@ def family(
 def small(config_class: Any, without: tuple[str, ...] = (), **sizes: Any) -> Any:
     """A configuration with every size that it knows made small, and some as given."""
     known = {*config_class().to_dict(), *config_class.attribute_map} - set(without)
+    # Some configurations of older releases do not know of padding, though their models ask.
+    known.add("pad_token_id")
     return config_class(**({name: SMALL[name] for name in SMALL if name in known} | sizes))
 
 

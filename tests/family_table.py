@@ -44,7 +44,7 @@ def poses() -> dict[str, Any]:
 
 def _dbrx(cls: Any) -> Any:
     heads = {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8}
-    experts = {"hidden_size": 32, "ffn_hidden_size": 16, "moe_num_experts": 8, "moe_top_k": 3}
+    experts = {"hidden_size": 32, "ffn_hidden_size": 32, "moe_num_experts": 8, "moe_top_k": 3}
     sizes = {"d_model": 32, "n_heads": 4, "n_layers": 2, "vocab_size": VOCABULARY}
     return cls.config_class(**sizes, max_seq_len=64, attn_config=heads, ffn_config=experts)
 
@@ -71,8 +71,8 @@ def _ernie_vl(inputs: Any) -> Family:
     )
 
 
-def _latent(folder: str, models: str, **sizes: Any) -> Family:
-    return family(folder, models, reads, OWN_HEAD, num_key_value_heads=4, **sizes)
+def _latent(folder: str, models: str, since: tuple[int, int] = (5, 0), **sizes: Any) -> Family:
+    return Family(folder, models, reads, sizes | {"num_key_value_heads": 4}, OWN_HEAD, since=since)
 
 
 FAMILIES = {
@@ -110,7 +110,7 @@ FAMILIES = {
     "granitemoehybrid": family(
         "granitemoehybrid",
         "GraniteMoeHybridForCausalLM",
-        layer_types=["linear_attention", "full_attention"],
+        layer_types=["mamba", "attention"],
         num_hidden_layers=2,
         mamba_n_heads=4,
         mamba_d_head=16,
@@ -143,8 +143,9 @@ FAMILIES = {
         layer_group_size=2,
         num_mtp_layers=0,
     ),
-    "deepseek_v2": _latent(
-        "deepseek_v2", "DeepseekV2ForCausalLM", topk_method="group_limited_greedy"
+    "deepseek_v2": _latent("deepseek_v2", "DeepseekV2ForCausalLM"),
+    "deepseek_v2 of groups": _latent(
+        "deepseek_v2", "DeepseekV2ForCausalLM", (5, 14), topk_method="group_limited_greedy"
     ),
     "dots1": family("dots1", "Dots1ForCausalLM"),
     "glm4_moe": family("glm4_moe", "Glm4MoeForCausalLM"),
@@ -297,5 +298,11 @@ FAMILIES = {
         {},
         configure=_diffusion_gemma,
     ),
-    "doge": family("doge", "DogeForCausalLM", is_moe=True, num_experts=16, num_experts_per_tok=4),
+    "doge": Family(
+        "doge",
+        "DogeForCausalLM",
+        reads,
+        {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 4},
+        since=(5, 18),
+    ),
 }

@@ -16,6 +16,7 @@ from truths import run, summed, used_experts, watch
 from isingmoe.capturing import Call, find_sites, logit_meaning, recorded
 
 IMPLEMENTATIONS = ("eager", "batched_mm", "grouped_mm")
+RELEASE = tuple(map(int, transformers.__version__.split(".")[:2]))
 STACKS = {
     "jetmoe": {"attention", "mlp"},
     "switch_transformers": {"encoder", "decoder"},
@@ -37,7 +38,7 @@ def built(name: str) -> tuple[nn.Module, dict[str, Any]] | None:
 def family(request: pytest.FixtureRequest) -> tuple[nn.Module, dict[str, Any]]:
     made = built(request.param)
     if made is None:
-        pytest.skip(f"transformers {transformers.__version__} has no {request.param}")
+        pytest.skip(f"transformers {transformers.__version__} has no {request.param} that runs")
     return made
 
 
@@ -158,7 +159,12 @@ def test_logits_follow_from_hidden_states(family, request):
         with pytest.raises(ValueError, match="capture without logits"):
             record(model, inputs, logits=True)
         return
-    calls, outputs = record(model, inputs, logits=True, hidden=True)
+    try:
+        calls, outputs = record(model, inputs, logits=True, hidden=True)
+    except ValueError as error:
+        if RELEASE >= (5, 20) or "capture without" not in str(error):
+            raise
+        pytest.skip(f"the router of transformers {transformers.__version__} shows no logits")
     assert same_bits(outputs, run(model, inputs))
     for call in calls:
         n_rows = len(call.expert_index)
@@ -201,6 +207,6 @@ def test_meaning_of_logits():
         "laguna": "soft-capped logits",
         "muse_spark": "scaled logits",
     }
-    if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 6):
+    if RELEASE < (5, 6):
         known["olmoe"] = "softmax probabilities"
     assert meanings == {name: known[name] for name in meanings}

@@ -275,6 +275,12 @@ class _Tap:
             )
         index = _rows(index).to(torch.int32, copy=True)
         weight = _rows(weight).clone() if self.recorder.weights and weight is not None else None
+        if weight is not None and weight.shape != index.shape:
+            raise ValueError(
+                f"{self.site.label}: weights: expected one for each of {tuple(index.shape)} expert "
+                f"ids, got {tuple(weight.shape)}; update transformers, or register an adapter for "
+                f"{type(self.site.module).__name__} with capture_adapter"
+            )
         logit, hidden, self.logit, self.hidden = self.logit, self.hidden, None, None
         nan = float("nan")
         self.recorder.add(
