@@ -71,7 +71,7 @@ class Answer:
             raise ValueError(
                 f"{self.where}: prompt_token_ids: expected the {len(self.prompt)} tokens that were "
                 f"sent, got {len(read)} others; the server cuts or changes prompts: lower "
-                "--max-tokens"
+                "max_tokens (--max-tokens)"
             )
         return found
 

@@ -204,8 +204,8 @@ class Connection:
                 except (self._httpx.ReadTimeout, self._httpx.WriteTimeout):
                     raise TimeoutError(
                         f"{self.url}: {what}: expected an answer within "
-                        f"{self._patience.timeout:g} s, got none; raise --timeout, or lower "
-                        "--concurrency"
+                        f"{self._patience.timeout:g} s, got none; raise timeout (--timeout), or "
+                        "lower concurrency (--concurrency)"
                     ) from None
                 except self._httpx.TransportError as error:
                     trouble = self._unreachable(error, what, attempt)
@@ -228,7 +228,7 @@ class Connection:
         if isinstance(error, self._httpx.ConnectError | self._httpx.ConnectTimeout):
             return ConnectionError(
                 f"{self.url}: cannot be reached ({reason}), tried {_times(attempt)}; start the "
-                "server, or correct --endpoint"
+                "server, or correct the address (--endpoint)"
             )
         return ConnectionError(
             f"{self.url}: {what}: the connection broke ({reason}) {_times(attempt)}; see the "
@@ -240,14 +240,14 @@ class Connection:
         if status in (401, 403):
             raise PermissionError(
                 f"{self.url}: expected a key that the server takes, got status {status} "
-                f"({self._reason(response)}); set ISINGMOE_API_KEY, or give --api-key"
+                f"({self._reason(response)}); set ISINGMOE_API_KEY, or give api_key (--api-key)"
             )
         if status >= 300:
             moved = response.headers.get("location")
             reason = f"moved to {self._shown(moved)}" if moved else self._reason(response)
             raise RefusedError(
-                f"{self.url}: {what}: refused with status {status} ({reason}); correct --endpoint "
-                "or what is asked for",
+                f"{self.url}: {what}: refused with status {status} ({reason}); correct the "
+                "address (--endpoint) or what is asked for",
                 status,
                 reason,
             )
@@ -258,8 +258,8 @@ class Connection:
         if not isinstance(content, dict):
             raise ValueError(
                 f"{self.url}: {what}: expected a JSON object, got "
-                f"{self._shown(response.text) or 'nothing'!r}; check that --endpoint is a vLLM or "
-                "SGLang server"
+                f"{self._shown(response.text) or 'nothing'!r}; check that a vLLM or SGLang server "
+                "is at that address (--endpoint)"
             )
         return content
 

@@ -276,17 +276,17 @@ def _mended(
         served = f"; it serves {', '.join(server.models)}" if server.models else ""
         return ValueError(
             f"{connection.url}: model: expected one that the server has, got {model!r} "
-            f"({reason}){served}; name another with --model"
+            f"({reason}){served}; name another, with model (--model)"
         )
     if error.status in (404, 405):
         return ValueError(
             f"{connection.url}/completions: expected an OpenAI-compatible interface, got status "
-            f"{error.status} ({reason}); correct --endpoint"
+            f"{error.status} ({reason}); correct the address (--endpoint)"
         )
     if error.status == 413 or any(word in reason for word in ("length", "longer", "too long")):
         return ValueError(
             f"{connection.url}: {what}: too long for the server ({reason}); cut the texts with "
-            "--max-tokens"
+            "max_tokens (--max-tokens)"
         )
     return ValueError(
         f"{connection.url}: {what}: refused with status {error.status} ({reason}); see what the "

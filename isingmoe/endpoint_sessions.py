@@ -108,7 +108,7 @@ class Session:
             listed = ", ".join(models) or "a name, since the server lists none"
             raise ValueError(
                 f"{self.connection.url}: model: expected {'one of ' * bool(models)}{listed}, got "
-                f"{model!r}; name it with --model"
+                f"{model!r}; name it, with model (--model)"
             )
         return model
 
@@ -134,7 +134,7 @@ class Session:
             raise ValueError(
                 f"{self.connection.url}: max_tokens: expected at most {max(limit - n_new, 0)}, "
                 f"since the server takes {limit} with what is written, got a sequence of "
-                f"{longest}; lower --max-tokens"
+                f"{longest}; lower max_tokens (--max-tokens)"
             )
 
     def ask(
