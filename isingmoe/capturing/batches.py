@@ -1,0 +1,101 @@
+"""Sequences in batches of a bounded size, and their pads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Padded", "pad", "plan_batches"]
+
+# Sequences of so many batches are sorted by length at a time: few pads, and little waits to
+# be written in the order of the texts.
+_SORTED_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Token ids of several sequences as one rectangle.
+
+    Attributes
+    ----------
+    token_id : int64 Tensor (sequence, position)
+    mask : int64 Tensor (sequence, position) or None
+        1 at tokens, 0 at pads; None where there are no pads.
+    start : list of int
+        Column of the first token of each sequence.
+    """
+
+    token_id: Tensor
+    mask: Tensor | None
+    start: list[int]
+
+    def on(self, device: torch.device) -> dict[str, Tensor]:
+        """Arguments of a model on a device."""
+        given = {"input_ids": self.token_id, "attention_mask": self.mask}
+        return {name: value.to(device) for name, value in given.items() if value is not None}
+
+
+def plan_batches(
+    length: NDArray[np.int64], batch_tokens: int, *, equal: bool = False, more: int = 0
+) -> Iterator[NDArray[np.int64]]:
+    """Put sequences in batches; the same ones for the same lengths.
+
+    Parameters
+    ----------
+    length : int ndarray (sequence,)
+    batch_tokens : int
+        Tokens of a batch at most, pads included; a longer sequence is a batch of its own.
+    equal : bool
+        Whether only sequences of equal length may be together, so that there are no pads.
+    more : int
+        Tokens that each sequence grows by.
+
+    Yields
+    ------
+    int64 ndarray
+        Numbers of the sequences of a batch. Batches that together hold the sequences between
+        two numbers follow each other.
+    """
+    size = length + more
+    begin = 0
+    while begin < len(size):
+        total = np.cumsum(size[begin:])
+        end = begin + max(int(np.searchsorted(total, _SORTED_BATCHES * batch_tokens, "right")), 1)
+        order = begin + np.argsort(-size[begin:end], kind="stable")
+        first = 0
+        for place in range(1, len(order) + 1):
+            # The first of a batch is its longest.
+            longest = size[order[first]]
+            full = (place - first + 1) * longest > batch_tokens
+            if place == len(order) or full or (equal and size[order[place]] != longest):
+                yield order[first:place]
+                first = place
+        begin = end
+
+
+def pad(sequences: Sequence[NDArray[np.int32]], pad_id: int, *, left: bool = False) -> Padded:
+    """Fill up sequences to the length of the longest.
+
+    Parameters
+    ----------
+    sequences : sequence of int ndarray (token,)
+    pad_id : int
+    left : bool
+        Whether pads come before the tokens, so that all sequences end together.
+    """
+    longest = max(map(len, sequences))
+    token_id = np.full((len(sequences), longest), pad_id, np.int64)
+    mask = np.zeros_like(token_id)
+    start = []
+    for row, ids in enumerate(sequences):
+        begin = longest - len(ids) if left else 0
+        token_id[row, begin : begin + len(ids)] = ids
+        mask[row, begin : begin + len(ids)] = 1
+        start.append(begin)
+    whole = bool(mask.all())
+    return Padded(torch.from_numpy(token_id), None if whole else torch.from_numpy(mask), start)

@@ -1,0 +1,312 @@
+"""Running a model over token sequences: as they are, or with what it writes after them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from isingmoe.capturing.batches import Padded, pad
+from isingmoe.capturing.collating import Layout, Stack
+from isingmoe.tokens import TokenSequences
+
+__all__ = ["Continuation", "Runner", "runs_alone", "without_pads"]
+
+_ENCODER, _DECODER = "encoder", "decoder"
+_PROBED = 8
+# Their experts look at all rows of a batch together.
+_ALONE = ("doge",)
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model writes after a text.
+
+    Attributes
+    ----------
+    n_tokens : int
+        At most; it ends where the model ends it.
+    temperature : float
+        0 takes the most probable token.
+    seed : int
+        Every sequence draws from its own child of it, whatever batch it is in.
+    """
+
+    n_tokens: int
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n_tokens < 1:
+            raise ValueError(f"generate: expected at least 1 token, got {self.n_tokens}")
+        if not (np.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(
+                f"temperature: expected a finite number from 0 up, got {self.temperature}"
+            )
+
+
+def without_pads(model: nn.Module) -> bool:
+    """Whether pads would change what becomes of the tokens beside them.
+
+    They take places of experts with a capacity, and cannot be told from tokens without a mask.
+    """
+    capacity = getattr(getattr(model, "config", None), "expert_capacity", None)
+    return bool(capacity) or not _accepts(model, "attention_mask")
+
+
+def runs_alone(model: nn.Module) -> bool:
+    """Whether the sequences of a batch would change each other."""
+    return getattr(getattr(model, "config", None), "model_type", "") in _ALONE
+
+
+class Runner:
+    """Runs batches of sequences through a model.
+
+    Parameters
+    ----------
+    model : Module
+        In eval mode.
+    tokens : TokenSequences
+    targets : TokenSequences, optional
+        What the decoder of an encoder-decoder model reads for each sequence.
+    continuation : Continuation, optional
+        What the model is to write; without it, it reads only.
+    pad_id : int
+
+    Raises
+    ------
+    ValueError
+        If the model reads no token ids, or cannot write.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokens: TokenSequences,
+        *,
+        targets: TokenSequences | None = None,
+        continuation: Continuation | None = None,
+        pad_id: int = 0,
+    ) -> None:
+        name = type(model).__name__
+        if not _accepts(model, "input_ids"):
+            raise ValueError(
+                f"{name}: expected a model that reads token ids (input_ids), got one that does "
+                "not; record it with isingmoe.capturing.recorded around calls of your own"
+            )
+        if continuation is not None and not hasattr(model, "generate"):
+            raise ValueError(
+                f"{name}: generate: expected a model that can write, got one without a language "
+                "model's head; capture what it reads"
+            )
+        self._model, self._tokens, self._targets = model, tokens, targets
+        self._continuation, self._pad_id = continuation, pad_id
+        self._config: Any = getattr(model, "config", None)
+        self.has_encoder = bool(getattr(self._config, "is_encoder_decoder", False))
+        if targets is not None and not self.has_encoder:
+            raise ValueError(
+                f"{name}: targets: expected none for a model without an encoder, got "
+                f"{len(targets)}; put them behind the texts"
+            )
+        self._encoder = self._name_of_encoder() if self.has_encoder else None
+        self._start_id = self._first_of_decoder() if self.has_encoder else None
+        self._options = _options_of(model)
+
+    def side(self, stack: Stack) -> str:
+        """Which of the layouts a stack has."""
+        label = stack.sites[0].label
+        in_encoder = self._encoder is not None and label.startswith(f"{self._encoder}.")
+        return _ENCODER if in_encoder else _DECODER
+
+    @torch.no_grad()
+    def probe(self) -> None:
+        """Run over the first few tokens, to see what the experts show."""
+        ids = self._tokens[0][:_PROBED]
+        self._forward(pad([ids], self._pad_id), [self._decoder_input(0)[:_PROBED]])
+
+    @torch.no_grad()
+    def run(self, batch: NDArray[np.int64]) -> dict[str, Layout]:
+        """Run over a batch.
+
+        Parameters
+        ----------
+        batch : int ndarray
+            Numbers of its sequences.
+
+        Returns
+        -------
+        dict of Layout
+            By `side`: what the modules were given.
+        """
+        sequences = [self._tokens[number] for number in batch]
+        context = [int(n) for n in self._tokens.context[batch]]
+        if self._continuation is not None:
+            return self._write(batch, sequences, context)
+        padded = pad(sequences, self._pad_id)
+        decoded = [self._decoder_input(number) for number in batch]
+        self._forward(padded, decoded)
+        if not self.has_encoder:
+            return {_DECODER: _layout(padded, sequences, context)}
+        # The token of a place is read one place later, behind the first one.
+        behind = [0 if n == 0 or self._targets is not None else n + 1 for n in context]
+        return {
+            _ENCODER: _layout(padded, sequences, context),
+            _DECODER: _layout(pad(decoded, self._pad_id), decoded, behind),
+        }
+
+    def _forward(self, padded: Padded, decoded: Sequence[NDArray[np.int32]]) -> None:
+        given: dict[str, Any] = padded.on(self._device)
+        if self.has_encoder:
+            there = pad(decoded, self._pad_id).on(self._device)
+            given["decoder_input_ids"] = there["input_ids"]
+            if "attention_mask" in there and _accepts(self._model, "decoder_attention_mask"):
+                given["decoder_attention_mask"] = there["attention_mask"]
+        self._model(**given, **self._options)
+
+    def _write(
+        self,
+        batch: NDArray[np.int64],
+        sequences: list[NDArray[np.int32]],
+        context: list[int],
+    ) -> dict[str, Layout]:
+        """Let the model go on from a batch, and find out which tokens it was given."""
+        continuation = self._continuation
+        if continuation is None:
+            raise TypeError("continuation: expected one, got None")
+        # An encoder reads on to the end of its pads, a decoder goes on from the end of its text.
+        padded = pad(sequences, self._pad_id, left=not self.has_encoder)
+        model: Any = self._model
+        made = model.generate(
+            **padded.on(self._device),
+            generation_config=_generation(model, continuation, self._pad_id),
+            logits_processor=[_Draw(continuation, batch)] if continuation.temperature else [],
+        )
+        rows = made.cpu().numpy().astype(np.int32)
+        # Of the decoder, what stands there before it writes.
+        n_given = 1 if self.has_encoder else padded.token_id.shape[1]
+        ends = _eos_ids(model)
+        fed = []
+        for row, start in zip(rows, padded.start, strict=True):
+            stops = np.flatnonzero(np.isin(row[n_given:], ends))
+            # The last token that is written is never read.
+            n_read = n_given + (int(stops[0]) if stops.size else len(row) - n_given - 1)
+            fed.append(row[0 if self.has_encoder else start : n_read])
+        n_columns = rows.shape[1] - 1
+        if not self.has_encoder:
+            layout = _layout_at(padded.start, fed, context, n_columns)
+            return {_DECODER: layout}
+        at_zero = [0] * len(fed)
+        return {
+            _ENCODER: _layout(padded, sequences, context),
+            _DECODER: _layout_at(at_zero, fed, at_zero, n_columns),
+        }
+
+    def _decoder_input(self, number: int) -> NDArray[np.int32]:
+        """What the decoder reads where it does not write: the target, behind the first token."""
+        ids = (self._targets or self._tokens)[number]
+        return ids if self._start_id is None else np.append(np.int32(self._start_id), ids)
+
+    @property
+    def _device(self) -> torch.device:
+        devices = (parameter.device for parameter in self._model.parameters())
+        # Weights that come from the disk as they are used are nowhere.
+        return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
+
+    def _name_of_encoder(self) -> str:
+        model: Any = self._model
+        encoder = model.get_encoder()
+        return next(name for name, module in self._model.named_modules() if module is encoder)
+
+    def _first_of_decoder(self) -> int:
+        owners = (getattr(self._model, "generation_config", None), self._config)
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            for owner in owners:
+                value = getattr(owner, name, None)
+                if isinstance(value, int):
+                    return value
+        raise ValueError(
+            f"{type(self._model).__name__}: decoder_start_token_id: expected the token that its "
+            "decoder begins with, got none; set it in the model's config"
+        )
+
+
+class _Draw:
+    """Draws tokens: the largest of the scaled logits and Gumbel noise is a sample of their law."""
+
+    def __init__(self, continuation: Continuation, batch: NDArray[np.int64]) -> None:
+        self._temperature = continuation.temperature
+        seed = continuation.seed
+        self._draws = [
+            np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(int(number),)))
+            for number in batch
+        ]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        size = scores.shape[-1]
+        waits = [draw.standard_exponential(size, np.float32) for draw in self._draws]
+        noise = -torch.from_numpy(np.stack(waits)).log()
+        return scores.float() / self._temperature + noise.to(scores.device)
+
+
+def _layout(padded: Padded, fed: Sequence[NDArray[np.int32]], context: Sequence[int]) -> Layout:
+    return _layout_at(padded.start, fed, context, padded.token_id.shape[1])
+
+
+def _layout_at(
+    start: Sequence[int],
+    fed: Sequence[NDArray[np.int32]],
+    context: Sequence[int],
+    n_columns: int,
+) -> Layout:
+    columns = [
+        slice(begin + n, begin + len(ids))
+        for begin, ids, n in zip(start, fed, context, strict=True)
+    ]
+    tokens = [ids[n:] for ids, n in zip(fed, context, strict=True)]
+    return Layout(n_columns, columns, tokens, list(context))
+
+
+def _options_of(model: nn.Module) -> Mapping[str, Any]:
+    """What keeps a forward pass from doing more than the routing needs."""
+    wanted = {"use_cache": False, "output_router_logits": False, "logits_to_keep": 1}
+    return {name: value for name, value in wanted.items() if _accepts(model, name)}
+
+
+def _accepts(model: nn.Module, name: str) -> bool:
+    # The class's, as libraries wrap the instance's.
+    return name in inspect.signature(type(model).forward).parameters
+
+
+def _eos_ids(model: Any) -> list[int]:
+    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if found is None:
+        found = getattr(model.config, "eos_token_id", None)
+    if found is None:
+        return []
+    return list(found) if isinstance(found, list | tuple) else [int(found)]
+
+
+def _generation(model: Any, continuation: Continuation, pad_id: int) -> Any:
+    """Settings of `generate` for plain sampling: what is drawn is up to `_Draw`."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        max_new_tokens=continuation.n_tokens,
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        use_cache=True,
+        disable_compile=True,
+        return_dict_in_generate=False,
+        pad_token_id=pad_id,
+        eos_token_id=_eos_ids(model) or None,
+    )
