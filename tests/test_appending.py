@@ -18,7 +18,7 @@ import xarray as xr
 import zarr
 
 import isingmoe as im
-from isingmoe import _growing, _unfinished, appending
+from isingmoe import _conversion, _growing, _unfinished, appending
 from isingmoe._storage import read_dataset
 from isingmoe.appending import TraceWriter, partial_store
 from isingmoe.recorded import Recording
@@ -56,20 +56,23 @@ def check(traces: xr.Dataset, n: int) -> None:
     assert traces.sizes["sequence"] == n
     if n:
         im.validate(traces)
+    index, weight, token, length, start = (
+        traces[name].values
+        for name in ("expert_index", "gate_weight", "token_id", "length", "start_position")
+    )
     for place in range(n):
-        one, recorded = traces.isel(sequence=place), known(place)
+        recorded = known(place)
         n_tokens = len(recorded.expert_index)
-        assert one["length"] == n_tokens
-        assert one["start_position"] == recorded.start_position
-        inside, past = one.isel(position=slice(n_tokens)), one.isel(position=slice(n_tokens, None))
-        index = recorded.expert_index.swapaxes(0, 1)
-        np.testing.assert_array_equal(inside["expert_index"], index)
-        weight = np.where(index < 0, np.float32(np.nan), recorded.gate_weight.swapaxes(0, 1))
-        np.testing.assert_array_equal(inside["gate_weight"], weight)
-        np.testing.assert_array_equal(inside["token_id"], recorded.token_id)
-        assert (past["expert_index"] == -1).all()
-        assert np.isnan(past["gate_weight"]).all()
-        assert (past["token_id"] == -1).all()
+        assert length[place] == n_tokens
+        assert start[place] == recorded.start_position
+        ids = recorded.expert_index.swapaxes(0, 1)
+        weights = np.where(ids < 0, np.float32(np.nan), recorded.gate_weight.swapaxes(0, 1))
+        np.testing.assert_array_equal(index[:, place, :n_tokens], ids)
+        np.testing.assert_array_equal(weight[:, place, :n_tokens], weights)
+        np.testing.assert_array_equal(token[place, :n_tokens], recorded.token_id)
+        assert (index[:, place, n_tokens:] == -1).all()
+        assert np.isnan(weight[:, place, n_tokens:]).all()
+        assert (token[place, n_tokens:] == -1).all()
 
 
 @pytest.fixture(autouse=True)
@@ -93,8 +96,7 @@ def resume(path: Path) -> TraceWriter:
 # What is stored.
 
 
-@pytest.mark.parametrize("suffix", ["nc", "zarr"])
-@pytest.mark.parametrize("batch", [1, 3, 4, 11, 30])
+@pytest.mark.parametrize(("suffix", "batch"), [("nc", 1), ("nc", 11), ("zarr", 4), ("zarr", 30)])
 def test_what_was_appended_is_what_is_read(tmp_path, suffix, batch):
     path = tmp_path / f"traces.{suffix}"
     with begin(path) as writer:
@@ -291,6 +293,27 @@ def test_an_interrupt_inside_a_commit_keeps_what_is_whole(output, monkeypatch):
     with pytest.raises(KeyboardInterrupt, match="interrupted; 4 sequences are kept in"):
         capture()
     check(read_dataset(partial_store(output)), 4)
+
+
+def test_an_interrupt_at_the_end_keeps_the_store(output, monkeypatch):
+    regions = _conversion._regions
+
+    def interrupted(*shapes: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return regions(*shapes)
+
+    def capture() -> None:
+        with begin(output) as writer:
+            writer.append(some(0, 6))
+            monkeypatch.setattr(_conversion, "_regions", interrupted)
+            writer.finish()
+
+    with pytest.raises(KeyboardInterrupt, match="interrupted; 6 sequences are kept in"):
+        capture()
+    monkeypatch.undo()
+    assert os.listdir(output.parent) == ["traces.partial.zarr"]
+    with resume(output) as writer:
+        check(im.open_traces(writer.finish()), 6)
 
 
 # What is refused.
@@ -542,3 +565,176 @@ def test_file_systems_without_links(tmp_path, monkeypatch):
         appending.write_zarr(partial_store(path), copied, "unfinished")
     monkeypatch.undo()
     check(read_dataset(copied), 6)
+
+
+# Killed.
+
+LAST = 14
+
+# Captures that are killed at a change of the file system, counted from the beginning. Each is a
+# fork, so that the imports are paid for once.
+KILLED = """
+import os, random, signal, sys
+from pathlib import Path
+from test_appending import BEGUN, LAST, POSITIONS, ROWS, begin, some
+import h5netcdf, xarray, zarr
+from isingmoe import _unfinished
+from isingmoe.recorded import assemble
+
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate"}
+
+def capture(path, moment):
+    log = os.open(path.with_suffix(".log"), os.O_WRONLY | os.O_CREAT)
+    count = 0
+
+    def hook(event, arguments):
+        nonlocal count
+        opened = event == "open" and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
+        if event in CHANGES or opened:
+            count += 1
+            if count == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    with begin(path) as writer:
+        for n in range(0, LAST, 3):
+            writer.append(some(n, min(n + 3, LAST)))
+            if n == 6:
+                writer.commit()
+            os.write(log, b"%d\\n" % writer.n_sequences)
+        writer.finish()
+    os.write(log, b"%d\\n" % count)
+
+def forked(path, moment):
+    path.parent.mkdir()
+    child = os.fork()
+    if not child:
+        capture(path, moment)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+_unfinished._CHUNK_TOKENS = POSITIONS * ROWS
+# Compiles what the forks need.
+assemble(some(0, 1), attributes={}, where="", **{k: BEGUN[k] for k in (
+    "layers", "num_experts", "top_k", "ranked", "model")})
+names = ("traces.nc", "traces.zarr")
+n_moments = {}
+for name in names:
+    assert forked(Path("whole-" + name, name), None) == 0
+    n_moments[name] = int(Path("whole-" + name, "traces.log").read_text().split()[-1])
+n_kills = int(sys.argv[1])
+draw = random.Random(n_kills)
+for kill in range(n_kills):
+    n = n_moments[names[kill % 2]]
+    moment = 1 + int(n * (kill + draw.random()) / n_kills)
+    status = forked(Path(str(kill), names[kill % 2]), moment)
+    # Threads do not always make as many changes.
+    assert status == signal.SIGKILL or moment > n - 5, (status, moment, n)
+"""
+
+
+def killed(folder: Path, n_kills: int) -> None:
+    script = folder / "killed.py"
+    script.write_text(KILLED)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    subprocess.run(
+        [sys.executable, script, str(n_kills)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        check=True,
+    )
+
+
+def go_on(path: Path) -> int:
+    """What the same command would do again; how many sequences there were already."""
+    if partial_store(path).exists():
+        kept = read_dataset(partial_store(path))
+        n = kept.sizes["sequence"]
+        check(kept, n)
+        with resume(path) as writer:
+            assert writer.n_sequences == n
+            writer.append(some(n, LAST))
+            writer.finish()
+        return n
+    if path.exists():
+        with pytest.raises(FileExistsError, match="exists and is kept"):
+            begin(path)
+        return LAST
+    with begin(path) as writer:
+        writer.append(some(0, LAST))
+        writer.finish()
+    return 0
+
+
+@pytest.mark.parametrize("n_kills", [10, pytest.param(300, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_every_sequence_is_whole(tmp_path, n_kills):
+    killed(tmp_path, n_kills)
+    outputs = {name: tmp_path / f"whole-{name}" / name for name in ("traces.nc", "traces.zarr")}
+    expected = {name: im.open_traces(path) for name, path in outputs.items()}
+    for traces in expected.values():
+        check(traces, LAST)
+    counts = set()
+    for kill in range(n_kills):
+        name = ("traces.nc", "traces.zarr")[kill % 2]
+        path = tmp_path / str(kill) / name
+        log = path.with_suffix(".log")
+        told = [0, *map(int, log.read_text().split())]
+        log.unlink()
+        if path.exists():
+            check(im.open_traces(path), LAST)
+        n = go_on(path)
+        # The log is written after the commit.
+        assert n >= min(told[-1], LAST)
+        counts.add(n)
+        if path.suffix == ".nc":
+            assert path.read_bytes() == outputs[name].read_bytes()
+        xr.testing.assert_identical(read_dataset(path), expected[name])
+        assert os.listdir(path.parent) == [name]
+    assert counts <= {0, ROWS, 2 * ROWS, 9, 3 * ROWS, LAST}
+    assert len(counts) > 3
+
+
+@pytest.mark.slow
+def test_killed_by_the_clock_until_it_is_done(tmp_path):
+    """The same capture, killed and gone on with until it comes to its end."""
+    capture = """
+import sys, time
+from pathlib import Path
+from test_appending import begin, resume, some
+from isingmoe.appending import partial_store
+
+path = Path(sys.argv[1])
+with resume(path) if partial_store(path).exists() else begin(path) as writer:
+    print("begun", flush=True)
+    while writer.n_appended < 600:
+        writer.append(some(writer.n_appended, writer.n_appended + 5))
+        time.sleep(0.005)
+    writer.finish()
+"""
+    rng = np.random.default_rng(3)
+    (tmp_path / "capture.py").write_text(capture)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    output, n, kills = tmp_path / "traces.nc", 0, 0
+    while not output.exists():
+        process = subprocess.Popen(
+            [sys.executable, "capture.py", output],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            process.wait(0.1 + 0.5 * rng.random())
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+        process.wait()
+        process.stdout.close()
+        if not output.exists():
+            kept = read_dataset(partial_store(output))
+            check(kept, kept.sizes["sequence"])
+            assert kept.sizes["sequence"] >= n
+            n = kept.sizes["sequence"]
+    assert kills >= 3
+    check(im.open_traces(output), 600)
