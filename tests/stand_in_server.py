@@ -100,6 +100,7 @@ class StandIn:
 
     def __post_init__(self) -> None:
         self.asked: list[Asked] = []
+        self.answers: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.most_at_once = 0
         self.dead = False
@@ -205,6 +206,7 @@ class StandIn:
         if fault == "short":
             experts = experts[:-1]
         self._put(answer, choice, body, prompt, None if fault == "no experts" else experts)
+        self.answers.append(answer)
         return 200, answer
 
     def _put(
