@@ -391,3 +391,44 @@ def test_real_traces_come_back_from_moe_traces(shared_traces, tmp_path, name):
             one = few.isel(sequence=[place])
             write_moe_trace(one, folder / f"{place}.csv", batches=decoded(one, prompt))
         assert_same(import_traces(folder, single_sequence=True, **known(few)), few)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "npz", "csv", "parquet"])
+def test_the_format_is_told_by_the_content(make_traces, tmp_path, form):
+    traces = make_traces(weights=True, token_ids=True, gaps=0.2)
+    path = write_as(form, traces, tmp_path).rename(tmp_path / "traces")
+    assert_same(import_traces(path, **known(traces)), traces)
+
+
+def test_the_command_imports(long_traces, tmp_path, run_cli):
+    source, output = tmp_path / "trace.csv", tmp_path / "traces.nc"
+    write_moe_trace(long_traces, source, batches=decoded(long_traces, 9))
+    usual = ("import", source, "-o", output, "--num-experts", 16)
+    ran = run_cli(*usual, "--unranked", "--sequence-length", 60)
+    assert ran.exit_code == 0, ran.stderr
+    assert_same(im.open_traces(output), long_traces)
+    ran = run_cli(*usual, "--unranked", "--overwrite")
+    assert ran.exit_code == 1
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith(f"isingmoe: error: {source}: sequences: expected to know where they")
+    assert_same(im.open_traces(output), long_traces)
+
+
+def test_the_command_names_fields_axes_and_delimiters(make_traces, tmp_path, run_cli):
+    traces = make_traces(n_sequences=1, n_layers=12, ranked=False)
+    output = tmp_path / "traces.nc"
+    usual = ("-o", output, "--num-experts", 6, "--unranked", "--overwrite")
+    write_arrays(traces, tmp_path / "arrays.npz", axes=("layer", "token", "rank"))
+    ran = run_cli("import", tmp_path / "arrays.npz", *usual, "--axes", "layer,token,rank")
+    assert ran.exit_code == 0, ran.stderr
+    assert_same(im.open_traces(output), traces)
+    rows = [{f"the {name}": v for name, v in row.items()} for row in table_rows(traces, wide=False)]
+    write_table(rows, tmp_path / "table", delimiter=";")
+    fields = [f"--field={name.removeprefix('the ')}={name}" for name in rows[0]]
+    options = ("--format", "table", "--delimiter", ";", *fields)
+    ran = run_cli("import", tmp_path / "table", *usual, *options)
+    assert ran.exit_code == 0, ran.stderr
+    assert_same(im.open_traces(output), traces)
+    ran = run_cli("import", tmp_path / "table", *usual, "--field", "sequence")
+    assert ran.exit_code in (1, 2)
+    assert "--field: expected PART=NAME, got 'sequence'" in ran.stderr
