@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from isingmoe.baselines import baseline_correlation
     from isingmoe.block_lengths import block_sizes
     from isingmoe.budgets import Budget, budget, open_budget
+    from isingmoe.capturing import capture_adapter
     from isingmoe.chains import IsingChain, KineticChain, PottsChain
     from isingmoe.comparison import Comparison, compare, open_comparison
     from isingmoe.couplings import exponential, power_law
@@ -79,6 +80,7 @@ _HOME = {
     "baselines": ("baseline_correlation",),
     "block_lengths": ("block_sizes",),
     "budgets": ("Budget", "budget", "open_budget"),
+    "capturing": ("capture_adapter",),
     "chains": ("IsingChain", "KineticChain", "PottsChain"),
     "markov_test": ("chapman_kolmogorov",),
     "comparison": ("Comparison", "compare", "open_comparison"),
@@ -170,6 +172,7 @@ __all__ = [
     "baseline_correlation",
     "block_sizes",
     "budget",
+    "capture_adapter",
     "capture_endpoint",
     "chapman_kolmogorov",
     "compare",
