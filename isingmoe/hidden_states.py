@@ -8,6 +8,7 @@ reader sees as many rows as the last offset says.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -47,9 +48,13 @@ class HiddenWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.layers = _layers(folder)
-        self._offsets = _GrowingArray(folder / _OFFSETS)
-        self._states = [_GrowingArray(_file(folder, layer)) for layer in self.layers]
-        self._cut(self._offsets.n - 1)
+        with contextlib.ExitStack() as stack:
+            self._offsets, *self._states = (
+                stack.enter_context(contextlib.closing(_GrowingArray(file)))
+                for file in (folder / _OFFSETS, *(_file(folder, n) for n in self.layers))
+            )
+            self._cut(self._offsets.n - 1)
+            self._files = stack.pop_all()
 
     @classmethod
     def create(
@@ -207,8 +212,7 @@ class HiddenWriter:
 
     def close(self) -> None:
         """Close the files."""
-        for array in (self._offsets, *self._states):
-            array.close()
+        self._files.close()
 
     def __enter__(self) -> Self:
         return self

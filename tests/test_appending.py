@@ -700,14 +700,16 @@ def test_killed_by_the_clock_until_it_is_done(tmp_path):
     capture = """
 import sys, time
 from pathlib import Path
-from test_appending import begin, resume, some
+from test_appending import POSITIONS, ROWS, begin, resume, some
+from isingmoe import _unfinished
 from isingmoe.appending import partial_store
 
+_unfinished._CHUNK_TOKENS = POSITIONS * ROWS
 path = Path(sys.argv[1])
 with resume(path) if partial_store(path).exists() else begin(path) as writer:
     print("begun", flush=True)
-    while writer.n_appended < 600:
-        writer.append(some(writer.n_appended, writer.n_appended + 5))
+    while writer.n_appended < 200:
+        writer.append(some(writer.n_appended, min(writer.n_appended + 5, 200)))
         time.sleep(0.005)
     writer.finish()
 """
@@ -725,7 +727,8 @@ with resume(path) if partial_store(path).exists() else begin(path) as writer:
         assert process.stdout is not None
         process.stdout.readline()
         try:
-            process.wait(0.1 + 0.5 * rng.random())
+            # Longer each time, so that it ends.
+            process.wait((1 + kills) * 0.3 * rng.random())
         except subprocess.TimeoutExpired:
             process.kill()
             kills += 1
@@ -737,4 +740,53 @@ with resume(path) if partial_store(path).exists() else begin(path) as writer:
             assert kept.sizes["sequence"] >= n
             n = kept.sizes["sequence"]
     assert kills >= 3
-    check(im.open_traces(output), 600)
+    check(im.open_traces(output), 200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+def test_memory_stays_flat_over_two_million_tokens(tmp_path, suffix):
+    capture = """
+import resource, sys
+import numpy as np
+from isingmoe.appending import TraceWriter
+from isingmoe.recorded import Recording
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+rng = np.random.default_rng(0)
+recordings = []
+for _ in range(32):
+    index = rng.random((512, 4, 16)).argsort(-1)[..., :2]
+    weight = -np.sort(-rng.random(index.shape, np.float32))
+    recordings.append(Recording(index, weight, None, rng.integers(0, 50_000, 512)))
+with TraceWriter.create(
+    sys.argv[1],
+    layers=range(4),
+    num_experts=16,
+    top_k=2,
+    n_positions=512,
+    ranked=True,
+    model="m",
+    variables=["gate_weight", "token_id"],
+) as writer:
+    for batch in range(125):
+        writer.append(recordings)
+        if batch == 8:
+            warm = peak()
+    writer.finish()
+print(warm, peak())
+"""
+    path = tmp_path / f"traces.{suffix}"
+    ran = subprocess.run(
+        [sys.executable, "-c", capture, path],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    warm, last = map(float, ran.stdout.split())
+    assert last - warm < 200
+    with xr.open_dataset(path, engine="zarr" if suffix == "zarr" else "h5netcdf") as traces:
+        assert int(traces["length"].sum()) == 2_048_000
