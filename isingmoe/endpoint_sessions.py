@@ -126,15 +126,20 @@ class Session:
         """The token ids of texts, by the server's tokenizer."""
         return self._run(token_ids(self.connection, self.model, strings))
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens of a sequence that leave room for what is written after it, where it is said."""
+        limit = self.server.max_length
+        return None if limit is None else limit - max(self._sampling.new_tokens, 1)
+
     def check_length(self, tokens: TokenSequences) -> None:
         """Raise where a sequence and what is written after it are more than the server takes."""
-        limit, longest = self.server.max_length, int(tokens.length.max())
-        n_new = max(self._sampling.new_tokens, 1)
-        if limit is not None and longest + n_new > limit:
+        longest = int(tokens.length.max())
+        if self.longest is not None and longest > self.longest:
             raise ValueError(
-                f"{self.connection.url}: max_tokens: expected at most {max(limit - n_new, 0)}, "
-                f"since the server takes {limit} with what is written, got a sequence of "
-                f"{longest}; lower max_tokens (--max-tokens)"
+                f"{self.connection.url}: max_tokens: expected at most {max(self.longest, 0)}, "
+                f"since the server takes {self.server.max_length} with what is written, got a "
+                f"sequence of {longest}; lower max_tokens (--max-tokens)"
             )
 
     def ask(

@@ -30,6 +30,8 @@ __all__ = ["EndpointCapture", "capture_endpoint"]
 
 T = TypeVar("T")
 
+_MAX_TOKENS = 512
+
 
 def capture_endpoint(
     endpoint: str | Endpoint,
@@ -38,7 +40,7 @@ def capture_endpoint(
     model: str | None = None,
     output: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    max_tokens: int = 512,
+    max_tokens: int | None = None,
     stride: int | None = None,
     pack: bool = False,
     tokenizer: Encode | None = None,
@@ -69,8 +71,8 @@ def capture_endpoint(
         was done is kept, and the same call goes on from there.
     overwrite : bool
         Whether an output, or an unfinished capture of it, may be replaced.
-    max_tokens : int
-        Longest sequence that the model reads at once.
+    max_tokens : int, optional
+        Longest sequence that is read at once; 512 by default, or what the server takes.
     stride : int, optional
         Tokens from one window of a text to the next; `max_tokens` by default.
     pack : bool
@@ -121,7 +123,9 @@ def capture_endpoint(
     capture = EndpointCapture(
         endpoint if isinstance(endpoint, Endpoint) else Endpoint(endpoint),
         model=model,
-        cut=Cut(max_tokens, stride, pack),
+        max_tokens=max_tokens,
+        stride=stride,
+        pack=pack,
         sampling=Sampling(generate, temperature, seed),
         facts=Facts(num_experts, top_k, layers, ranked),
         tokenizer=tokenizer,
@@ -139,7 +143,8 @@ class EndpointCapture:
     ----------
     endpoint : Endpoint
     model : str or None
-    cut : Cut
+    max_tokens, stride : int or None
+    pack : bool
     sampling : Sampling
     facts : Facts
     tokenizer : callable or None
@@ -147,9 +152,11 @@ class EndpointCapture:
 
     endpoint: Endpoint
     model: str | None
-    cut: Cut
     sampling: Sampling
     facts: Facts
+    max_tokens: int | None = None
+    stride: int | None = None
+    pack: bool = False
     tokenizer: Encode | None = None
 
     def collect(self, texts: Any, progress: Progress | None = None) -> xr.Dataset:
@@ -218,9 +225,20 @@ class EndpointCapture:
         return Session(self.endpoint, self.model, self.sampling, self.facts, stopping)
 
     def _tokens(self, session: Session, texts: Any) -> TokenSequences:
-        tokens = tokenize(read_texts(texts), self.tokenizer or session.encode, self.cut)
+        tokens = tokenize(read_texts(texts), self.tokenizer or session.encode, self._cut(session))
         session.check_length(tokens)
         return tokens
+
+    def _cut(self, session: Session) -> Cut:
+        room = session.longest
+        if room is not None and room < 1:
+            raise ValueError(
+                f"{session.connection.url}: generate: expected less than "
+                f"{session.server.max_length}, what the server takes with the text, got "
+                f"{self.sampling.new_tokens}; lower it (--generate)"
+            )
+        default = _MAX_TOKENS if room is None else min(_MAX_TOKENS, room)
+        return Cut(default if self.max_tokens is None else self.max_tokens, self.stride, self.pack)
 
     def _longest(self, tokens: TokenSequences) -> int:
         return int((tokens.length - tokens.context).max()) + self.sampling.new_tokens
@@ -247,9 +265,9 @@ class EndpointCapture:
             "endpoint": session.connection.url,
             "server": str(session.server),
             "model": session.model,
-            "max_tokens": self.cut.max_tokens,
-            "stride": self.cut.stride,
-            "pack": self.cut.pack,
+            "max_tokens": self._cut(session).max_tokens,
+            "stride": self.stride,
+            "pack": self.pack,
             "generate": self.sampling.new_tokens,
             "temperature": self.sampling.temperature,
             **self._facts(),

@@ -162,6 +162,15 @@ def test_prompts_that_are_too_long(tells):
         assert "maximum context length is 20 tokens" in str(told.value)
 
 
+def test_what_is_written_has_to_leave_room():
+    with StandIn(max_length=20) as server:
+        with pytest.raises(ValueError, match=r"generate: expected less than 20, .*got 20"):
+            capture_endpoint(endpoint(server), TEXTS, generate=20, **FACTS)
+        # By default texts are cut to what the server takes.
+        traces = capture_endpoint(endpoint(server), ["x" * 30], generate=12, **FACTS)
+    assert traces["length"].values.tolist() == [8 + 11] * 3 + [7 + 11]
+
+
 def test_keys_are_sent_and_never_written(tmp_path, monkeypatch):
     key = "sk-not-to-be-seen"
     with StandIn(key=key) as server:
