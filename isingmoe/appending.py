@@ -301,7 +301,7 @@ class TraceWriter:
             "goes on from there"
         )
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"interrupted; {kept}") from None
+            raise KeyboardInterrupt(f"{str(error) or 'interrupted'}; {kept}") from None
         error.add_note(kept)
 
     def _check_open(self) -> None:

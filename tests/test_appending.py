@@ -8,7 +8,9 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,28 @@ def test_only_the_root_shows_a_commit(output, monkeypatch):
         check(read_dataset(partial_store(output)), 7)
 
 
+def test_readers_see_whole_commits_while_it_is_written(output):
+    writing, seen = threading.Event(), set()
+
+    def write() -> None:
+        try:
+            while writer.n_appended < 60:
+                writer.append(some(writer.n_appended, writer.n_appended + 1))
+                writer.commit()
+        finally:
+            writing.set()
+
+    with begin(output) as writer, ThreadPoolExecutor(1) as pool:
+        written = pool.submit(write)
+        while not writing.is_set():
+            opened = read_dataset(partial_store(output))
+            check(opened, opened.sizes["sequence"])
+            seen.add(opened.sizes["sequence"])
+        written.result()
+        check(read_dataset(partial_store(output)), 60)
+    assert len(seen) > 3
+
+
 def test_a_slow_capture_is_committed_by_time(output, monkeypatch):
     with begin(output) as writer:
         writer.append(some(0, 1))
@@ -261,6 +285,22 @@ def test_an_error_keeps_what_is_whole_and_says_where(output, error):
     with resume(output) as writer:
         writer.append(some(6, 8))
         check(im.open_traces(writer.finish()), 8)
+
+
+def test_an_interrupt_says_of_several_traces_where_they_are(tmp_path):
+    def capture() -> None:
+        with begin(tmp_path / "encoder.nc") as one, begin(tmp_path / "decoder.nc") as other:
+            one.append(some(0, 2))
+            other.append(some(0, 3))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        capture()
+    assert str(raised.value) == "interrupted" + "".join(
+        f"; {n} sequences are kept in {tmp_path / name}.partial.zarr, and the same capture goes on "
+        "from there"
+        for n, name in ((3, "decoder"), (2, "encoder"))
+    )
 
 
 def test_a_capture_that_kept_nothing_leaves_nothing(output):
