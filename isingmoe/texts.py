@@ -160,7 +160,7 @@ class TextDataset:
             If there is no such dataset, configuration, split or column.
         """
         try:
-            from datasets import load_dataset
+            from datasets import load_dataset  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ImportError(
                 f"{self.name}: a dataset needs the package datasets; install it with "

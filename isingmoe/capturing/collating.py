@@ -62,6 +62,8 @@ class Stack:
         float16 where it holds all that the routers give, else float32.
     n_features : tuple of int
         Of each site, size of its hidden states; empty where they were not asked for.
+    hidden_dtype : str
+        float16 where they are that, else float32.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Stack:
     weighted: bool
     logit_dtype: str
     n_features: tuple[int, ...]
+    hidden_dtype: str = "float32"
 
     @property
     def layers(self) -> list[int]:
@@ -106,6 +109,7 @@ def stacks_of(calls: Sequence[Call], sites: Sequence[Site]) -> list[Stack]:
         wide = any(
             call.router_logit is not None and call.router_logit.dtype.itemsize > 2 for call in seen
         )
+        halves = [call.hidden.dtype == torch.float16 for call in seen if call.hidden is not None]
         stacks.append(
             Stack(
                 name,
@@ -114,6 +118,7 @@ def stacks_of(calls: Sequence[Call], sites: Sequence[Site]) -> list[Stack]:
                 all(call.gate_weight is not None for call in seen),
                 "float32" if wide else "float16",
                 tuple(c.hidden.shape[-1] for c in seen if c.hidden is not None),
+                "float16" if halves and all(halves) else "float32",
             )
         )
     return stacks

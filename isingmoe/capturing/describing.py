@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from typing import Any
 
 import torch
@@ -76,8 +77,8 @@ def describe_model(
     return found
 
 
-def describe_texts(tokens: TokenSequences, cut: Mapping[str, Any]) -> dict[str, Any]:
-    """What was read: names, hashes and numbers of sequences of the texts, and how they were cut.
+def describe_texts(tokens: TokenSequences) -> dict[str, Any]:
+    """What was read: names, hashes and numbers of sequences of the texts.
 
     Returns
     -------
@@ -89,12 +90,11 @@ def describe_texts(tokens: TokenSequences, cut: Mapping[str, Any]) -> dict[str, 
         counts[text] += 1
     listed = zip(tokens.names, tokens.hashes, counts, strict=True)
     return {
-        **cut,
         "n_texts": len(tokens.names),
         "n_empty_texts": tokens.n_empty,
         "texts": [
             {"name": name, "sha256": sha256, "sequences": count}
-            for (name, sha256, count), _ in zip(listed, range(_MOST_TEXTS), strict=False)
+            for name, sha256, count in islice(listed, _MOST_TEXTS)
         ],
     }
 
@@ -166,11 +166,14 @@ def _position_encoding(model: nn.Module) -> str:
 def _tokenizer(tokenizer: Any) -> str:
     if tokenizer is None:
         return "none: token ids were given"
-    name = getattr(tokenizer, "name_or_path", "") or "no name"
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = backend.to_str() if backend is not None else _json(dict(tokenizer.get_vocab()))
+    kind, name = type(tokenizer).__name__, getattr(tokenizer, "name_or_path", "") or "no name"
+    if not hasattr(tokenizer, "get_vocab"):
+        return kind
+    vocabulary = tokenizer.get_vocab()
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    content = backend.to_str() if hasattr(backend, "to_str") else _json(vocabulary)
     sha256 = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{type(tokenizer).__name__} {name}, {len(tokenizer)} tokens, sha256 {sha256[:16]}"
+    return f"{kind} {name}, {len(vocabulary)} tokens, sha256 {sha256[:16]}"
 
 
 def _version(package: str) -> str | None:

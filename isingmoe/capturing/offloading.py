@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ class Offload:
         One for each device that is copied from.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], events: Sequence[torch.cuda.Event]) -> None:
+    def __init__(self, tensors: Sequence[Tensor], events: Sequence[Any]) -> None:
         self._tensors, self._events = tensors, events
 
     def wait(self) -> list[Tensor]:

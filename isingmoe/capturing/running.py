@@ -124,11 +124,35 @@ class Runner:
         in_encoder = self._encoder is not None and label.startswith(f"{self._encoder}.")
         return _ENCODER if in_encoder else _DECODER
 
+    def longest(self, stack: Stack) -> int:
+        """Tokens that a sequence of a stack has at most."""
+        n_more = 0 if self._continuation is None else self._continuation.n_tokens
+        if self.has_encoder and self.side(stack) == _DECODER:
+            tokens = self._targets or self._tokens
+            return n_more or int(tokens.length.max()) + 1
+        recorded = int((self._tokens.length - self._tokens.context).max())
+        return recorded if self.has_encoder else recorded + n_more
+
     @torch.no_grad()
     def probe(self) -> None:
-        """Run over the first few tokens, to see what the experts show."""
+        """Run over the first few tokens, to see what the experts show.
+
+        Raises
+        ------
+        ValueError
+            If the model does not run.
+        """
         ids = self._tokens[0][:_PROBED]
-        self._forward(pad([ids], self._pad_id), [self._decoder_input(0)[:_PROBED]])
+        try:
+            self._forward(pad([ids], self._pad_id), [self._decoder_input(0)[:_PROBED]])
+        # Of a dtype that the device lacks, a kernel that is missing, an input that is asked for.
+        except (RuntimeError, TypeError, ImportError) as error:
+            lines = str(error).splitlines() or [type(error).__name__]
+            raise ValueError(
+                f"{type(self._model).__name__}: expected a model that runs over {len(ids)} token "
+                f"ids, got {type(error).__name__} ({lines[0][:200]}); try another dtype, device or "
+                "experts_implementation"
+            ) from error
 
     @torch.no_grad()
     def run(self, batch: NDArray[np.int64]) -> dict[str, Layout]:
@@ -146,8 +170,23 @@ class Runner:
         """
         sequences = [self._tokens[number] for number in batch]
         context = [int(n) for n in self._tokens.context[batch]]
-        if self._continuation is not None:
-            return self._write(batch, sequences, context)
+        try:
+            if self._continuation is not None:
+                return self._write(batch, sequences, context)
+            return self._read(batch, sequences, context)
+        except torch.OutOfMemoryError:
+            raise MemoryError(
+                f"batch_tokens: {sum(map(len, sequences))} tokens at once are more than the device "
+                "has memory for; lower it (--batch-tokens)"
+            ) from None
+
+    def _read(
+        self,
+        batch: NDArray[np.int64],
+        sequences: list[NDArray[np.int32]],
+        context: list[int],
+    ) -> dict[str, Layout]:
+        """Let the model read a batch."""
         padded = pad(sequences, self._pad_id)
         decoded = [self._decoder_input(number) for number in batch]
         self._forward(padded, decoded)

@@ -1,0 +1,152 @@
+"""What a capture is made of: a model with its tokenizer, and texts cut to its size."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from isingmoe.capturing.describing import context_length, model_name
+from isingmoe.capturing.loading import Loading, load_model, load_tokenizer
+from isingmoe.texts import Text, read_texts
+from isingmoe.tokens import Cut, Encode, TokenSequences
+
+__all__ = [
+    "begun",
+    "check_pairs",
+    "cut_of",
+    "encoder_of",
+    "in_eval_mode",
+    "pad_of",
+    "vocabulary_size",
+    "with_tokenizer",
+]
+
+_MAX_TOKENS = 512
+
+
+def with_tokenizer(
+    model: nn.Module | str | os.PathLike[str],
+    tokenizer: Any,
+    needed: bool,
+    options: Mapping[str, Any],
+) -> tuple[nn.Module, Any]:
+    """The model, and its tokenizer if one is needed; both loaded where they are named."""
+    if isinstance(model, nn.Module):
+        if options:
+            raise TypeError(
+                f"{', '.join(options)}: expected with the name of a model, got a model that is "
+                "loaded; load it so"
+            )
+        return model, tokenizer
+    if not isinstance(model, str | os.PathLike):
+        raise TypeError(f"model: expected a name, a folder or a Module, got {type(model).__name__}")
+    loading = Loading(**options)
+    if tokenizer is None and needed:
+        tokenizer = load_tokenizer(model, loading)
+    return load_model(model, loading), tokenizer
+
+
+def begun(texts: Any) -> tuple[Iterator[Text], bool]:
+    """The texts, and whether the first one needs a tokenizer."""
+    found = read_texts(texts)
+    first = next(found, None)
+    if first is None:
+        return found, False
+    return chain([first], found), isinstance(first.content, str)
+
+
+def cut_of(
+    model: nn.Module,
+    tokenizer: Any,
+    max_tokens: int | None,
+    stride: int | None,
+    pack: bool,
+    generate: int,
+) -> Cut:
+    """How texts are cut for a model."""
+    limit = context_length(model)
+    if limit is not None and (max_tokens or 1) + generate > limit:
+        what = "max_tokens" if not generate else "max_tokens and generate together"
+        raise ValueError(
+            f"{what}: expected at most {limit}, what {model_name(model)} can read, got "
+            f"{(max_tokens or 1) + generate}; choose fewer"
+        )
+    if max_tokens is None:
+        max_tokens = _MAX_TOKENS if limit is None else min(_MAX_TOKENS, limit - generate)
+    separator: Any = None
+    if pack:
+        separator = getattr(tokenizer, "eos_token_id", None)
+        if separator is None:
+            ends = getattr(getattr(model, "config", None), "eos_token_id", None)
+            separator = ends[0] if isinstance(ends, list | tuple) and ends else ends
+    return Cut(max_tokens, stride, pack, separator)
+
+
+def encoder_of(tokenizer: Any) -> Encode | None:
+    """What gives the token ids of strings."""
+    if tokenizer is None:
+        return None
+    if not callable(tokenizer):
+        raise TypeError(
+            "tokenizer: expected one of transformers, or a function, got "
+            f"{type(tokenizer).__name__}"
+        )
+    # A text that is longer than the model can read at once is cut: no reason to warn.
+    options = {"verbose": False} if hasattr(tokenizer, "eos_token_id") else {}
+
+    def encode(strings: list[str]) -> Sequence[Sequence[int]]:
+        found: Any = tokenizer(strings, **options)
+        return found["input_ids"] if isinstance(found, Mapping) else found
+
+    return encode
+
+
+def vocabulary_size(model: nn.Module) -> int | None:
+    """Tokens that the model knows; None where nothing says."""
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    return getattr(config, "vocab_size", None)
+
+
+def pad_of(model: nn.Module, tokenizer: Any) -> int:
+    """A token to fill up with; which one does not matter, as it is masked."""
+    size = vocabulary_size(model)
+    for owner in (tokenizer, getattr(model, "config", None)):
+        value = getattr(owner, "pad_token_id", None)
+        if isinstance(value, int) and 0 <= value < (size or value + 1):
+            return value
+    return 0
+
+
+def check_pairs(tokens: TokenSequences, targets: TokenSequences) -> None:
+    """Raise where targets do not go with the texts one by one."""
+    for name, given in (("texts", tokens), ("targets", targets)):
+        if len(given) > len(given.names):
+            raise ValueError(
+                f"{name}: expected texts of one sequence each beside targets, got "
+                f"{given.names[int(given.text[np.flatnonzero(given.offset)[0]])]}, which is cut; "
+                "raise max_tokens, or shorten it"
+            )
+    if (len(tokens), tokens.n_empty) != (len(targets), targets.n_empty):
+        raise ValueError(
+            f"targets: expected one for each of {len(tokens)} texts, got {len(targets)}"
+        )
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Without dropout and the noise of routers; as it was, at the end."""
+    trained = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True

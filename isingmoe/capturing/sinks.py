@@ -1,0 +1,163 @@
+"""Where recordings go, in the order of the sequences: a file that grows, or memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from numpy.typing import NDArray
+
+from isingmoe.appending import TraceWriter, partial_store
+from isingmoe.capturing.collating import Stack
+from isingmoe.hidden_states import HiddenWriter
+from isingmoe.recorded import Recording, assemble
+
+__all__ = ["FileSink", "MemorySink", "Sink", "hidden_folder", "stack_path"]
+
+Hidden = Sequence[NDArray[Any]]
+
+
+def stack_path(path: Path, stack: str, several: bool) -> Path:
+    """The file of a stack: `traces.encoder.nc` of `traces.nc`, where a model has several."""
+    return path.with_name(f"{path.stem}.{stack}{path.suffix}") if several else path
+
+
+def hidden_folder(path: Path) -> Path:
+    """Where the hidden states beside a trace are: `traces.hidden` of `traces.nc`."""
+    return path.with_name(f"{path.stem}.hidden")
+
+
+class Sink(ABC):
+    """Takes the recordings of one stack, in any order within what is sorted at a time."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, tuple[Recording, Hidden]] = {}
+
+    @property
+    @abstractmethod
+    def n_sequences(self) -> int:
+        """Sequences that it has, from the first one on."""
+
+    @abstractmethod
+    def append(self, recordings: Sequence[Recording], hidden: Sequence[Hidden]) -> None:
+        """Take the next sequences."""
+
+    @abstractmethod
+    def finish(self) -> xr.Dataset:
+        """The traces."""
+
+    def take(
+        self, numbers: Sequence[int], recordings: Sequence[Recording], hidden: Sequence[Hidden]
+    ) -> None:
+        """Take numbered sequences: those that it has are left, those that come later wait."""
+        for number, recording, states in zip(numbers, recordings, hidden, strict=True):
+            if number >= self.n_sequences:
+                self._waiting[number] = (recording, states)
+        following = []
+        while self.n_sequences + len(following) in self._waiting:
+            following.append(self._waiting.pop(self.n_sequences + len(following)))
+        if following:
+            self.append([one for one, _ in following], [states for _, states in following])
+
+
+class MemorySink(Sink):
+    """Keeps recordings.
+
+    Parameters
+    ----------
+    common : mapping
+        Arguments of `assemble`.
+    """
+
+    def __init__(self, common: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._common = common
+        self._kept: list[Recording] = []
+
+    @property
+    def n_sequences(self) -> int:
+        """Sequences that it has."""
+        return len(self._kept)
+
+    def append(self, recordings: Sequence[Recording], hidden: Sequence[Hidden]) -> None:
+        """Take the next sequences."""
+        self._kept += recordings
+
+    def finish(self) -> xr.Dataset:
+        """The traces, in memory."""
+        return assemble(self._kept, where="capture", **self._common)
+
+
+class FileSink(Sink):
+    """Writes recordings as they come; goes on with a capture that was not finished.
+
+    Parameters
+    ----------
+    path : Path
+    stack : Stack
+    common : mapping
+        Arguments that `assemble` and `TraceWriter.create` share.
+    begun : mapping
+        Those of `TraceWriter.create` alone.
+    identity : mapping
+        What decides the content.
+    overwrite : bool
+    closing : ExitStack
+        Closes the files at its end.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        stack: Stack,
+        common: Mapping[str, Any],
+        begun: Mapping[str, Any],
+        identity: Mapping[str, Any],
+        overwrite: bool,
+        closing: ExitStack,
+    ) -> None:
+        super().__init__()
+        resumed = partial_store(path).exists() and not overwrite
+        if resumed:
+            writer = TraceWriter.resume(path, identity=identity)
+        else:
+            writer = TraceWriter.create(
+                path, **common, **begun, identity=identity, overwrite=overwrite
+            )
+        self._writer = closing.enter_context(writer)
+        self._hidden: HiddenWriter | None = None
+        if stack.n_features:
+            folder = hidden_folder(path)
+            if resumed and folder.exists():
+                states = HiddenWriter.resume(folder, n_sequences=writer.n_sequences)
+            else:
+                states = HiddenWriter.create(
+                    folder,
+                    layers=stack.layers,
+                    n_features=stack.n_features,
+                    dtype=stack.hidden_dtype,
+                    overwrite=overwrite,
+                )
+            self._hidden = closing.enter_context(states)
+
+    @property
+    def n_sequences(self) -> int:
+        """Sequences that it has, in the file or on their way."""
+        return self._writer.n_appended
+
+    def append(self, recordings: Sequence[Recording], hidden: Sequence[Hidden]) -> None:
+        """Take the next sequences; hidden states first, as the trace says how many there are."""
+        if self._hidden is not None:
+            self._hidden.append(hidden)
+        self._writer.append(recordings)
+
+    def finish(self) -> xr.Dataset:
+        """The traces, read from the file as they are used."""
+        path = self._writer.finish()
+        if path.suffix == ".zarr":
+            return xr.open_zarr(path, chunks=None, mask_and_scale=False, consolidated=False)
+        return xr.open_dataset(path, engine="h5netcdf", mask_and_scale=False)
