@@ -246,7 +246,7 @@ TABLE = {
     ),
     "blank line": Case(
         text("position,expert_0,expert_1\n0,1,2\n\n2,1,2\n"),
-        "line 3: position: expected a whole number",
+        "line 3: expected 3 entries, as in the first line, got 0; mend the line",
     ),
     "position missing": Case(
         text(WIDE + "0,0,0,1,2\n0,,0,1,2\n"), "line 3: position: expected a whole number, got none"
@@ -306,6 +306,15 @@ TABLE = {
         text(WIDE + "0,0,0,1,2\n,1,0,1,2\n"),
         "line 3: sequence: expected a number or a text, got none",
     ),
+    "entries that have moved": Case(
+        text("position,expert_0,weight_0\n0,1,0.5\n1,0.5\n"),
+        "line 3: expected 3 entries, as in the first line, got 2",
+    ),
+    "delimiter of two characters": Case(
+        text(WIDE),
+        "delimiter: expected one character between entries, got ';;'",
+        {"delimiter": ";;"},
+    ),
     "no UTF-8": Case(
         lambda path: path.write_bytes(WIDE.encode() + b"0,0,0,1,2\n\xff,1,0,1,2\n"),
         "line 3: expected UTF-8 text",
@@ -331,6 +340,17 @@ TABLE = {
 
 NPZ = {
     "no archive": Case(text("expert_index\n"), "expected a NumPy archive (.npz), got another kind"),
+    "cut short": Case(
+        lambda path: (npz()(path), path.write_bytes(path.read_bytes()[:500])),
+        "cannot be read, probably truncated (File is not a zip file); copy or write it again",
+    ),
+    "damaged": Case(
+        lambda path: (
+            npz(expert_index=np.ones((30, 20, 2), int), offsets=[0, 30], gate_weight=...)(path),
+            path.write_bytes(path.read_bytes().replace(bytes([1, 0, 0, 0]), bytes([2, 0, 0, 0]))),
+        ),
+        "cannot be read, probably truncated (Bad CRC-32 for file 'expert_index.npy')",
+    ),
     "archive of another kind": Case(
         npz(expert_index=..., topk=np.zeros((3, 2, 2), int)),
         "expert_index: expected an array 'expert_index', got offsets, gate_weight, topk; name it",
@@ -523,6 +543,14 @@ def test_a_bad_file_is_named_in_one_line(form, case, tmp_path):
     with pytest.raises(ValueError, match="^" + re.escape(f"{path}: {case.said}")) as caught:
         import_traces(path, format=form, **{**usual, **case.options})
     assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_archive_is_told_as_one(tmp_path):
+    path = tmp_path / "arrays"
+    npz()(tmp_path / "whole.npz")
+    path.write_bytes((tmp_path / "whole.npz").read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"arrays: cannot be read, probably truncated"):
+        import_traces(path, num_experts=8)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "table"])

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from isingmoe._text import plain
 from isingmoe.readers.cutting import check_cut, tokens_to_a_sequence
 from isingmoe.readers.options import layer_numbers, needed, order_of_ranks
 from isingmoe.readers.rows import check_ids, named_fields
@@ -37,6 +38,7 @@ _FIELDS = {
         "layer",
     )
 }
+_SIGNATURE = b"PK\x03\x04"
 _AXES = {
     "token,layer,rank": (0, 1, 2),
     "layer,token,rank": (1, 0, 2),
@@ -44,14 +46,22 @@ _AXES = {
 
 
 def looks_like(path: Path) -> bool:
-    """Whether it is an archive with an array of the experts under the name by default."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
+    """Whether it is an archive with an array of the experts under the name by default.
+
+    Or what is left of an archive, of which that can no longer be told.
+    """
+    if not path.is_file():
         return False
     try:
         with zipfile.ZipFile(path) as archive:
             return f"{_FIELDS['expert_index']}.npy" in archive.namelist()
     except zipfile.BadZipFile:
-        return False
+        return _starts_as_archive(path)
+
+
+def _starts_as_archive(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(_SIGNATURE)) == _SIGNATURE
 
 
 def read(
@@ -155,13 +165,14 @@ def read(
 
 def _loaded(source: Path, names: dict[str, str], required: set[str]) -> dict[str, NDArray[Any]]:
     """The arrays of the archive that are known, by what the parts are called here."""
-    if source.is_dir() or not zipfile.is_zipfile(source):
+    if source.is_dir() or not _starts_as_archive(source):
         raise ValueError(
             f"{source}: expected a NumPy archive (.npz), got another kind of file; check the name"
         )
     arrays = {}
     try:
-        with np.load(source, allow_pickle=False) as archive:
+        # NumPy leaves a broken file open that it has opened itself.
+        with source.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             for part, name in names.items():
                 if name in archive:
                     arrays[part] = archive[name]
@@ -170,8 +181,13 @@ def _loaded(source: Path, names: dict[str, str], required: set[str]) -> dict[str
                         f"{part}: expected an array {name!r}, got {', '.join(archive)}; name it, "
                         f"on the command line --field {part}=NAME"
                     )
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{source}: {' '.join(str(error).split())}") from None
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{source}: cannot be read, probably truncated ({plain(error, 120)}); copy or write it "
+            "again"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{source}: {plain(error, 300)}") from None
     for part, array in arrays.items():
         kinds = "iuf" if part == "gate_weight" else "iu"
         if array.dtype.kind not in kinds:

@@ -116,6 +116,10 @@ def read_csv(path: Path, delimiter: str, columns: list[Column]) -> dict[str, NDA
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         _check_lines(path, delimiter, len(header))
         raise ValueError(f"{path}: {' '.join(str(error).split())}; mend the file") from None
+    except ValueError:
+        # Entries that are in the wrong column, where the line has too few, come first.
+        _check_lines(path, delimiter, len(header))
+        raise
     if not whole:
         _check_lines(path, delimiter, len(header))
     return found

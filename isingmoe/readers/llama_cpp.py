@@ -119,8 +119,9 @@ def read(
                 f"{found.path}: layer: expected {layers.tolist()} as in {lines[0].path.name}, got "
                 f"{batches.layers.tolist()}; import them one by one"
             )
+        n_tokens = int(batches.size.sum()) // top_k
+        size = tokens_to_a_sequence(n_tokens, single_sequence, sequence_length, found.path)
         index = _by_token(found, batches, top_k)
-        size = tokens_to_a_sequence(len(index), single_sequence, sequence_length, found.path)
         recordings += [Recording(index[i : i + size]) for i in range(0, len(index), size)]
     return assemble(
         recordings,

@@ -103,6 +103,10 @@ def read(
     with source.open("rb") as stream:
         parquet = stream.read(4) == _PARQUET
     separator = _delimiter(source, delimiter)
+    if len(separator) != 1 or separator in '"\r\n':
+        raise ValueError(
+            f"{source}: delimiter: expected one character between entries, got {separator!r}"
+        )
     found = parquet_columns(source) if parquet else csv_columns(source, separator)
     columns = _chosen(found, names, set(fields or {}), source)
     values = read_parquet(source, columns) if parquet else read_csv(source, separator, columns)
