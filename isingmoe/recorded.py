@@ -280,5 +280,5 @@ def _each_layer(
 def _example(array: NDArray[Any]) -> str:
     """One of the values that made an array something else than whole numbers."""
     flat = array.ravel().tolist()
-    wrong = next((v for v in flat if not isinstance(v, int) or isinstance(v, bool)), flat[0])
-    return repr(wrong)[:60]
+    wrong = (v for v in flat if not str(v).lstrip("-").isdigit())
+    return repr(next(wrong, flat[0]))[:60]

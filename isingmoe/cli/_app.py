@@ -18,6 +18,7 @@ from isingmoe.cli import (
     example,
     fit,
     generate,
+    import_,
     info,
     irreversibility,
     phase_diagram,
@@ -107,6 +108,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(info.info)
+app.command("import")(import_.import_)
 app.command()(fit.fit)
 app.command()(compare.compare)
 app.command()(budget.budget)

@@ -23,9 +23,8 @@ import xarray as xr
 from isingmoe import _provenance
 from isingmoe.readers.interleaving import warn_if_interleaved
 
-__all__ = ["FORMATS", "Reader", "import_traces", "reader_of"]
+__all__ = ["FORMATS", "Reader", "detected_format", "import_traces", "reader_of"]
 
-# In the order in which they are asked whether a file is theirs.
 FORMATS = {
     "vllm": "isingmoe.readers.vllm",
     "sglang": "isingmoe.readers.sglang",
@@ -35,6 +34,8 @@ FORMATS = {
     "jsonl": "isingmoe.readers.records",
     "table": "isingmoe.readers.tables",
 }
+# Of no engine: a file that one of the others knows as its own is not theirs.
+_PLAIN = ("npz", "jsonl", "table")
 
 
 class Reader(Protocol):
@@ -83,7 +84,7 @@ def import_traces(
         By default the one that the content is of.
     **options
         What the format asks for, such as `num_experts`, `layers` and `micro_batch_size`;
-        docs/importing.md lists them. None counts as not given.
+        docs/import.md lists them. None counts as not given.
 
     Returns
     -------
@@ -110,7 +111,7 @@ def import_traces(
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; check the name")
-    name = format or _detected(path)
+    name = format or detected_format(path)
     reader = reader_of(name)
     given = {key: value for key, value in options.items() if value is not None}
     known = [
@@ -136,17 +137,23 @@ def import_traces(
     return traces
 
 
-def _detected(path: Path) -> str:
+def detected_format(source: str | os.PathLike[str]) -> str:
     """The format of a file or folder by its content.
 
     Raises
     ------
+    FileNotFoundError
+        If there is no such file.
     ValueError
         If it is none of them, or cannot be told from several.
     """
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; check the name")
     if path.is_file() and not path.stat().st_size:
         raise ValueError(f"{path}: empty file; expected records, write it again")
     found = [name for name in FORMATS if reader_of(name).looks_like(path)]
+    found = [name for name in found if name not in _PLAIN] or found
     if len(found) == 1:
         return found[0]
     got = f"what may be {' or '.join(found)}" if found else "none that is known by its content"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -43,8 +44,10 @@ def interleaved_lag(traces: xr.Dataset) -> int | None:
     random order of the tokens of each sequence, the same in all layers: the largest overlap
     at lags from 2 to 64 less that at lag 1, over 19 orders. A lag is far above if its
     difference exceeds their mean by 6 of their spreads, and its excess over chance is more
-    than twice that of every other lag up to twice as large. So neither a text whose tokens are
-    unlike their neighbours, but like all others, nor a slow decay is taken for it.
+    than twice that of every other lag up to twice as large; and if so it is, against lag 1, in
+    sequences with more than half of the tokens. So neither a slow decay nor some texts that
+    repeat themselves are taken for it. One that repeats itself from its beginning to its end
+    cannot be told from sequences that take turns.
     """
     longest = int(traces["length"].max())
     lags = np.arange(1, min(_LARGEST_LAG, longest // 4) + 1)
@@ -52,19 +55,27 @@ def interleaved_lag(traces: xr.Dataset) -> int | None:
         return None
     kept = _some(traces)
     packed = [pack_layer(kept, place, primary=False) for place in range(kept.sizes["layer"])]
-    n_experts = int(kept.attrs["num_experts"])
-    chance = np.sum([_chance(sets, lags, n_experts) for sets in packed], 0)
-    excess = np.sum([_shared(sets, lags) for sets in packed], 0) - chance
+    counted = [_counted(sets, lags, int(kept.attrs["num_experts"])) for sets in packed]
+    chance = np.sum([_mean(pairs, expected) for pairs, _, expected in counted], 0)
+    excess = np.sum([_mean(pairs, shared) for pairs, shared, _ in counted], 0) - chance
+    best = 1 + int(np.argmax(excess[1:]))
+    others = np.delete(excess[: 2 * best + 1], best)
+    if excess[best] <= _FACTOR * max(*others, 0.0):
+        return None
+    # In how many of the sequences, each against chance in itself.
+    surplus = np.sum([(shared - by) / np.maximum(pairs, 1) for pairs, shared, by in counted], 0)
+    length = kept["length"].values
+    if length[surplus[:, best] > surplus[:, 0]].sum() <= length.sum() / 2:
+        return None
     rng = np.random.default_rng(0)
     null = []
     for _ in range(_N_SHUFFLES):
         key = rng.random(packed[0].shape[::2])
-        shuffled = np.sum([_shared(_in_order(sets, key), lags) for sets in packed], 0) - chance
-        null.append((shuffled[1:] - shuffled[0]).max())
-    best = 1 + int(np.argmax(excess[1:]))
-    others = np.delete(excess[: 2 * best + 1], best)
+        orders = (shuffled_sets(sets, np.asarray(sets.any(1)), key) for sets in packed)
+        shuffled = np.sum([_mean(*overlaps.pair_overlaps(sets, lags)) for sets in orders], 0)
+        null.append((shuffled - chance)[1:].max() - (shuffled - chance)[0])
     is_far = excess[best] - excess[0] > np.mean(null) + _SPREADS * np.std(null, ddof=1)
-    return int(lags[best]) if is_far and excess[best] > _FACTOR * max(*others, 0.0) else None
+    return int(lags[best]) if is_far else None
 
 
 def warn_if_interleaved(traces: xr.Dataset) -> None:
@@ -78,8 +89,9 @@ def warn_if_interleaved(traces: xr.Dataset) -> None:
     if lag is not None:
         warnings.warn(
             f"{trace_name(traces)}: tokens share more experts with those {lag} rows on than with "
-            f"their neighbours: rows of {lag} sequences seem to take turns; import them again "
-            f"with a micro-batch size or number of sequences of {lag}, or look at the source",
+            f"their neighbours: rows of {lag} sequences seem to take turns, or the text repeats "
+            f"itself; import them as {lag} sequences (megatron: --micro-batch-size {lag}), or look "
+            "at the source",
             InterleavedTraceWarning,
             stacklevel=3,
         )
@@ -97,19 +109,14 @@ def _some(traces: xr.Dataset) -> xr.Dataset:
     )
 
 
-def _shared(sets: NDArray[np.uint64], lags: NDArray[np.int64]) -> NDArray[np.floating]:
-    pairs, shared = overlaps.pair_overlaps(sets, lags)
-    return shared.sum(0) / np.maximum(pairs.sum(0), 1)
-
-
-def _chance(
+def _counted(
     sets: NDArray[np.uint64], lags: NDArray[np.int64], n_experts: int
-) -> NDArray[np.floating]:
-    """Expected overlap of the pairs at each lag, in random order."""
-    pairs, _ = overlaps.pair_overlaps(sets, lags)
-    expected = chance_overlap(*overlaps.occupancy_counts(sets, n_experts))
-    return (pairs * expected[:, None]).sum(0) / np.maximum(pairs.sum(0), 1)
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Pairs, experts that they share and what random order makes of it, (sequence, lag)."""
+    pairs, shared = overlaps.pair_overlaps(sets, lags)
+    chance = chance_overlap(*overlaps.occupancy_counts(sets, n_experts))
+    return pairs, shared, pairs * chance[:, None]
 
 
-def _in_order(sets: NDArray[np.uint64], key: NDArray[np.floating]) -> NDArray[np.uint64]:
-    return shuffled_sets(sets, np.asarray(sets.any(1)), key)
+def _mean(pairs: NDArray[Any], total: NDArray[Any]) -> NDArray[Any]:
+    return total.sum(0) / np.maximum(pairs.sum(0), 1)

@@ -97,7 +97,7 @@ def read(
     ImportError
         If a dump is given and torch is not installed.
     """
-    if sglang_recorder.looks_like(source):
+    if sglang_recorder.has_dumps(source):
         return sglang_recorder.read(
             source, num_experts=num_experts, ranked=ranked, requests=requests, model=model
         )

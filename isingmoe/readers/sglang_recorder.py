@@ -17,7 +17,7 @@ from isingmoe.readers.lines import files_of
 from isingmoe.readers.options import needed, order_of_ranks
 from isingmoe.recorded import Recording, assemble, expert_ids
 
-__all__ = ["looks_like", "read"]
+__all__ = ["has_dumps", "looks_like", "read"]
 
 _MARK = b"topk_ids_of_layer"
 # Numbers of forward modes: of prompts, of one token for each request, of both, of nothing.
@@ -55,6 +55,11 @@ def looks_like(path: Path) -> bool:
     with zipfile.ZipFile(path) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         return any(_MARK in archive.read(name) for name in pickles)
+
+
+def has_dumps(source: Path) -> bool:
+    """Whether a file, or a folder's, are torch's by the ending of their names."""
+    return source.suffix == ".pt" or (source.is_dir() and any(source.glob("*.pt")))
 
 
 def read(
@@ -114,7 +119,10 @@ def _passes(file: Path) -> tuple[list[_Pass], int | None]:
     content = _loaded(file)
     records = content.get("records") if isinstance(content, dict) else None
     if not isinstance(records, list) or not records:
-        raise ValueError(f"{file}: records: expected a list of forward passes, got none")
+        raise ValueError(
+            f"{file}: records: expected a list of forward passes, got none; record with "
+            "--expert-distribution-recorder-mode per_token"
+        )
     # Experts may have several copies; which copy served is not which expert.
     copies = content.get("last_physical_to_logical_map")
     copies = None if copies is None else np.asarray(copies)

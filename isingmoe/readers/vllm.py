@@ -272,6 +272,10 @@ def _prompt_of(completion: Completion) -> tuple[NDArray[Any] | None, bool]:
 def _start_of(completion: Completion, n_rows: int, given: int | None) -> int:
     """Where the rows begin, of an array that does not say whether it has the prompt's."""
     n_prompt, n_new, where = completion.n_prompt, completion.n_new, completion.where
+    # An array in base64 is of all tokens that were read, unless it has too few rows.
+    is_whole = isinstance(completion.choice["routed_experts"], str)
+    if is_whole and given is None and (n_prompt is None or n_new is None):
+        return 0
     if n_prompt is None or n_new is None:
         why = f"{n_rows} rows, and nothing of how many tokens prompt and answer have"
         return _asked(given, where, why)
@@ -286,7 +290,7 @@ def _start_of(completion: Completion, n_rows: int, given: int | None) -> int:
             f"{n_new} new ones, or for the new ones, got {n_rows}; ask the server again, or say "
             "where they begin, with start_position (--start-position)"
         )
-    if len(known) > 1:
+    if len(known) > 1 and not is_whole:
         return _asked(given, where, f"{n_rows} rows, {n_prompt} tokens before {n_new} new ones")
     return int(known[0])
 
