@@ -33,7 +33,7 @@ from isingmoe._unfinished import (
 )
 from isingmoe.recorded import Recording, assemble
 
-__all__ = ["TraceWriter", "partial_store"]
+__all__ = ["TraceWriter", "open_as_used", "partial_store"]
 
 _WRITERS = {".nc": write_netcdf, ".zarr": write_zarr}
 # A slow model fills no chunk for a long time.
@@ -44,6 +44,13 @@ def partial_store(path: str | os.PathLike[str]) -> Path:
     """Where a trace is while it is captured: `traces.partial.zarr` for `traces.nc`."""
     path = Path(path)
     return path.with_name(f"{path.stem}.partial.zarr")
+
+
+def open_as_used(path: Path) -> xr.Dataset:
+    """Traces that were finished, read from the file as they are used."""
+    if path.suffix == ".zarr":
+        return xr.open_zarr(path, chunks=None, mask_and_scale=False, consolidated=False)
+    return xr.open_dataset(path, engine="h5netcdf", mask_and_scale=False)
 
 
 class TraceWriter:

@@ -7,16 +7,20 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isingmoe.texts import Text
 
-__all__ = ["Cut", "Encode", "TokenSequences", "tokenize"]
+__all__ = ["Cut", "Encode", "TokenSequences", "brief", "describe_texts", "tokenize"]
 
 Encode = Callable[[list[str]], Sequence[Sequence[int]]]
 
+# Texts that are named one by one.
+_MOST_TEXTS = 10_000
 # Characters given to a tokenizer at once.
 _BATCH = 1 << 20
 
@@ -181,6 +185,35 @@ def tokenize(
             f"texts: expected some tokens, got none in {made.n_empty} texts; check the texts"
         )
     return made
+
+
+def describe_texts(tokens: TokenSequences) -> dict[str, Any]:
+    """What was read: names, hashes and numbers of sequences of the texts.
+
+    Returns
+    -------
+    dict
+        In types of JSON.
+    """
+    counts = [0] * len(tokens.names)
+    for text in tokens.text.tolist():
+        counts[text] += 1
+    listed = zip(tokens.names, tokens.hashes, counts, strict=True)
+    return {
+        "n_texts": len(tokens.names),
+        "n_empty_texts": tokens.n_empty,
+        "texts": [
+            {"name": name, "sha256": sha256, "sequences": count}
+            for name, sha256, count in islice(listed, _MOST_TEXTS)
+        ],
+    }
+
+
+def brief(tokens: TokenSequences, generate: int) -> str:
+    """The texts in a line, and whether a model continued them."""
+    names = ", ".join(tokens.names[:3]) + (", .." if len(tokens.names) > 3 else "")
+    read = f"{len(tokens.names)} texts ({names}) in {len(tokens)} sequences"
+    return f"{read}, each continued by the model" if generate else read
 
 
 class _Joined:

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
 from typing import Any
 
 import torch
@@ -14,14 +13,11 @@ from torch import nn
 
 from isingmoe.capturing.rules import router_rule
 from isingmoe.capturing.sites import Site
-from isingmoe.tokens import TokenSequences
 
-__all__ = ["context_length", "describe_model", "describe_texts", "model_name", "weight_hash"]
+__all__ = ["context_length", "describe_model", "model_name", "weight_hash"]
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate")
 _SAMPLED = 64
-# Texts that are named one by one.
-_MOST_TEXTS = 10_000
 
 
 def model_name(model: nn.Module) -> str:
@@ -75,28 +71,6 @@ def describe_model(
         told = quantisation if isinstance(quantisation, dict) else vars(quantisation)
         found["quantization"] = _json(told)
     return found
-
-
-def describe_texts(tokens: TokenSequences) -> dict[str, Any]:
-    """What was read: names, hashes and numbers of sequences of the texts.
-
-    Returns
-    -------
-    dict
-        In types of JSON.
-    """
-    counts = [0] * len(tokens.names)
-    for text in tokens.text.tolist():
-        counts[text] += 1
-    listed = zip(tokens.names, tokens.hashes, counts, strict=True)
-    return {
-        "n_texts": len(tokens.names),
-        "n_empty_texts": tokens.n_empty,
-        "texts": [
-            {"name": name, "sha256": sha256, "sequences": count}
-            for name, sha256, count in islice(listed, _MOST_TEXTS)
-        ],
-    }
 
 
 def weight_hash(model: nn.Module) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import xarray as xr
 from numpy.typing import NDArray
 
-from isingmoe.appending import TraceWriter, partial_store
+from isingmoe.appending import TraceWriter, open_as_used, partial_store
 from isingmoe.capturing.collating import Stack
 from isingmoe.hidden_states import HiddenWriter
 from isingmoe.recorded import Recording, assemble
@@ -157,7 +157,4 @@ class FileSink(Sink):
 
     def finish(self) -> xr.Dataset:
         """The traces, read from the file as they are used."""
-        path = self._writer.finish()
-        if path.suffix == ".zarr":
-            return xr.open_zarr(path, chunks=None, mask_and_scale=False, consolidated=False)
-        return xr.open_dataset(path, engine="h5netcdf", mask_and_scale=False)
+        return open_as_used(self._writer.finish())

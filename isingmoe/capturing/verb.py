@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from isingmoe import _provenance
+from isingmoe._progress import shown
 from isingmoe._storage import check_output
 from isingmoe.capturing.batches import plan_batches
 from isingmoe.capturing.collating import Collated, Stack, collate, stacks_of
 from isingmoe.capturing.describing import (
     describe_model,
-    describe_texts,
     model_name,
     weight_hash,
 )
@@ -36,12 +36,11 @@ from isingmoe.capturing.preparing import (
     vocabulary_size,
     with_tokenizer,
 )
-from isingmoe.capturing.progress import shown
 from isingmoe.capturing.recording import Recorder, recorded
 from isingmoe.capturing.running import Continuation, Runner, runs_alone, without_pads
 from isingmoe.capturing.sinks import FileSink, MemorySink, Sink, stack_path
 from isingmoe.capturing.sites import logit_meaning
-from isingmoe.tokens import Cut, TokenSequences, tokenize
+from isingmoe.tokens import Cut, TokenSequences, brief, describe_texts, tokenize
 
 __all__ = ["capture"]
 
@@ -227,7 +226,7 @@ class _Job:
             **described,
             **more,
             **({"stack": stack.name} if stack.name else {}),
-            "text": _brief(self.tokens, self.arguments["generate"]),
+            "text": brief(self.tokens, self.arguments["generate"]),
             "text_sha256": self.tokens.sha256,
             "seed": str(self.seed),
             "source": f"{model_name(self.model)}, run by isingmoe",
@@ -298,14 +297,19 @@ def _run(
     behind = any(parameter.device.type == "cuda" for parameter in job.model.parameters())
     waiting: deque[tuple[NDArray[np.int64], list[tuple[Sink, Collated]]]] = deque()
 
-    def drain(left: int, advance: Callable[[int], None]) -> None:
+    total, done = int(size.sum()), int(size[:n_done].sum())
+
+    def drain(left: int, tell: Callable[[int, int], None]) -> None:
+        nonlocal done
         while len(waiting) > left:
             batch, made = waiting.popleft()
             for sink, collated in made:
                 sink.take(batch.tolist(), *collated.recordings())
-            advance(int(size[batch].sum()))
+            done += int(size[batch].sum())
+            tell(done, total)
 
-    with shown(int(size.sum()), int(size[:n_done].sum()), progress) as advance:
+    with shown(progress) as tell:
+        tell(done, total)
         for batch in batches:
             if batch.max() < n_done:
                 continue
@@ -321,8 +325,8 @@ def _run(
                 for stack, sink in sinks
             ]
             waiting.append((batch, made))
-            drain(1 if behind else 0, advance)
-        drain(0, advance)
+            drain(1 if behind else 0, tell)
+        drain(0, tell)
 
 
 def _checked(output: str | os.PathLike[str], overwrite: bool) -> Path:
@@ -330,9 +334,3 @@ def _checked(output: str | os.PathLike[str], overwrite: bool) -> Path:
     if path.suffix not in (".nc", ".zarr"):
         raise ValueError(f"{path}: expected a name that ends in .nc or .zarr")
     return check_output(path, overwrite)
-
-
-def _brief(tokens: TokenSequences, generate: int) -> str:
-    names = ", ".join(tokens.names[:3]) + (", .." if len(tokens.names) > 3 else "")
-    read = f"{len(tokens.names)} texts ({names}) in {len(tokens)} sequences"
-    return f"{read}, each continued by the model" if generate else read

@@ -11,6 +11,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -36,19 +37,18 @@ class _Count(ProgressColumn):
 
 
 @contextmanager
-def shown(total: int, done: int, enabled: bool) -> Iterator[Callable[[int], None]]:
+def shown(enabled: bool = True) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on stderr, where that is a terminal.
 
     Parameters
     ----------
-    total, done : int
-        Tokens of all sequences, and of those that an earlier capture did.
     enabled : bool
 
     Yields
     ------
     callable
-        To be told how many more tokens are done.
+        To be told how many tokens are done, and how many there are. What it is told first was
+        done before, and says nothing of the speed.
     """
     console = Console(stderr=True)
     with Progress(
@@ -62,5 +62,12 @@ def shown(total: int, done: int, enabled: bool) -> Iterator[Callable[[int], None
         transient=True,
         disable=not (enabled and console.is_terminal),
     ) as progress:
-        task = progress.add_task("capture", total=total, completed=done)
-        yield lambda n_tokens: progress.advance(task, n_tokens)
+        tasks: list[TaskID] = []
+
+        def tell(done: int, total: int) -> None:
+            if tasks:
+                progress.update(tasks[0], completed=done, total=total)
+            else:
+                tasks.append(progress.add_task("capture", total=total, completed=done))
+
+        yield tell
