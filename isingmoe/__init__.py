@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from isingmoe.block_lengths import block_sizes
     from isingmoe.budgets import Budget, budget, open_budget
     from isingmoe.capturing import capture_adapter
+    from isingmoe.capturing.verb import capture
     from isingmoe.chains import IsingChain, KineticChain, PottsChain
     from isingmoe.comparison import Comparison, compare, open_comparison
     from isingmoe.couplings import exponential, power_law
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from isingmoe.sampling import simulate
     from isingmoe.summary import TraceInfo, info
     from isingmoe.sweeping import sweep
+    from isingmoe.texts import TextDataset, TextFile
     from isingmoe.traces import (
         example_traces,
         expert_set,
@@ -81,6 +83,7 @@ _HOME = {
     "block_lengths": ("block_sizes",),
     "budgets": ("Budget", "budget", "open_budget"),
     "capturing": ("capture_adapter",),
+    "capturing.verb": ("capture",),
     "chains": ("IsingChain", "KineticChain", "PottsChain"),
     "markov_test": ("chapman_kolmogorov",),
     "comparison": ("Comparison", "compare", "open_comparison"),
@@ -127,6 +130,7 @@ _HOME = {
     "sampling": ("simulate",),
     "summary": ("TraceInfo", "info"),
     "sweeping": ("sweep",),
+    "texts": ("TextDataset", "TextFile"),
     "traces": (
         "example_traces",
         "expert_set",
@@ -164,6 +168,8 @@ __all__ = [
     "ShortRunWarning",
     "ShortTraceWarning",
     "SwendsenWang",
+    "TextDataset",
+    "TextFile",
     "TraceInfo",
     "TraceSchemaError",
     "Wolff",
@@ -172,6 +178,7 @@ __all__ = [
     "baseline_correlation",
     "block_sizes",
     "budget",
+    "capture",
     "capture_adapter",
     "capture_endpoint",
     "chapman_kolmogorov",

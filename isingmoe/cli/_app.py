@@ -14,6 +14,7 @@ from isingmoe._text import printable
 from isingmoe.cli import (
     INTERRUPTED,
     budget,
+    capture,
     compare,
     example,
     fit,
@@ -108,6 +109,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(info.info)
+app.command()(capture.capture)
 app.command("import")(import_.import_)
 app.command()(fit.fit)
 app.command()(compare.compare)

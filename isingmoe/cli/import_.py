@@ -154,7 +154,7 @@ def import_(
         for group in (of_model, of_sequences, plain)
         for field in fields(group)
     }
-    options["layers"] = _numbers(options["layers"])
+    options["layers"] = typed_layers(options["layers"])
     options["fields"] = _names(options.pop("field"))
     name = format or detected_format(source)
     traces = im.import_traces(source, format=name, **options)
@@ -171,7 +171,7 @@ def import_(
     emit_text(f"Next: isingmoe info {target}")
 
 
-def _numbers(text: str | None) -> list[int] | None:
+def typed_layers(text: str | None) -> list[int] | None:
     """Layer numbers as they are typed: 0-23, or 1,3,5."""
     if text is None:
         return None
