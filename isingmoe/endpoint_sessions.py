@@ -159,14 +159,25 @@ class Session:
         take : callable
             Given the next recordings; when it is called, `layout` is there.
         progress : callable, optional
-            Called with the tokens that are done, and all of them.
+            Told how many tokens are done, and how many there are.
 
         Raises
         ------
         OSError, ValueError
             If a sequence cannot be had; those before it have been given then.
         """
-        self._run(self._ask(tokens, first, take, progress))
+        size = tokens.length - tokens.context + self._sampling.new_tokens
+        tell = progress or (lambda done, total: None)
+        n_taken, total = first, int(size.sum())
+        tell(int(size[:first].sum()), total)
+
+        def taken(batch: list[Recording]) -> None:
+            nonlocal n_taken
+            take(batch)
+            n_taken += len(batch)
+            tell(int(size[:n_taken].sum()), total)
+
+        self._run(self._ask(tokens, first, taken))
         if self._n_without:
             warnings.warn(
                 f"{self.connection.url}: {self._n_without} tokens have no experts (-1) in some "
@@ -181,11 +192,7 @@ class Session:
         tokens: TokenSequences,
         first: int,
         take: Callable[[list[Recording]], object],
-        progress: Progress | None,
     ) -> None:
-        n_new = self._sampling.new_tokens
-        recorded = tokens.length - tokens.context + n_new
-        done, total = int(recorded[:first].sum()), int(recorded.sum())
         numbers = iter(range(first, len(tokens)))
         waiting: deque[asyncio.Task[Recording]] = deque()
         try:
@@ -195,12 +202,7 @@ class Session:
                 if not waiting:
                     return
                 await self._until(waiting[0])
-                batch = list(_finished(waiting))
-                take(batch)
-                done += int(recorded[first : first + len(batch)].sum())
-                first += len(batch)
-                if progress is not None:
-                    progress(done, total)
+                take(list(_finished(waiting)))
         finally:
             for task in waiting:
                 task.cancel()

@@ -16,15 +16,15 @@ import xarray as xr
 
 from isingmoe import _provenance
 from isingmoe._growing import check_zarr
+from isingmoe._progress import shown
 from isingmoe._storage import check_output
-from isingmoe.appending import TraceWriter, partial_store
+from isingmoe.appending import TraceWriter, open_as_used, partial_store
 from isingmoe.endpoint_answers import Facts
 from isingmoe.endpoint_servers import Endpoint, Sampling
 from isingmoe.endpoint_sessions import Progress, Session
 from isingmoe.recorded import Recording, assemble
 from isingmoe.texts import read_texts
-from isingmoe.tokens import Cut, Encode, TokenSequences, tokenize
-from isingmoe.traces import open_traces
+from isingmoe.tokens import Cut, Encode, TokenSequences, brief, describe_texts, tokenize
 
 __all__ = ["EndpointCapture", "capture_endpoint"]
 
@@ -51,7 +51,7 @@ def capture_endpoint(
     top_k: int | None = None,
     layers: Sequence[int] | None = None,
     ranked: bool = False,
-    progress: Progress | None = None,
+    progress: bool = True,
 ) -> xr.Dataset:
     """Collect traces from a running vLLM or SGLang server.
 
@@ -95,13 +95,14 @@ def capture_endpoint(
     ranked : bool
         Whether the experts of a token come in the order of their weights. The servers do not
         say so, and return no weights.
-    progress : callable, optional
-        Called with the tokens that are done and all of them.
+    progress : bool
+        Whether a bar is shown, where stderr is a terminal.
 
     Returns
     -------
     Dataset
-        Traces; docs/traces.md lists the variables.
+        Traces; docs/traces.md lists the variables. With an output they are read from the file
+        as they are used.
 
     Raises
     ------
@@ -130,9 +131,10 @@ def capture_endpoint(
         facts=Facts(num_experts, top_k, layers, ranked),
         tokenizer=tokenizer,
     )
-    if output is None:
-        return capture.collect(texts, progress)
-    return open_traces(capture.write(texts, output, overwrite=overwrite, progress=progress))
+    with shown(progress) as tell:
+        if output is None:
+            return capture.collect(texts, progress=tell)
+        return open_as_used(capture.write(texts, output, overwrite=overwrite, progress=tell))
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class EndpointCapture:
     pack: bool = False
     tokenizer: Encode | None = None
 
-    def collect(self, texts: Any, progress: Progress | None = None) -> xr.Dataset:
+    def collect(self, texts: Any, *, progress: Progress | None = None) -> xr.Dataset:
         """The traces, in memory; otherwise as `capture_endpoint`."""
 
         def work(stopping: threading.Event) -> xr.Dataset:
@@ -272,11 +274,14 @@ class EndpointCapture:
             "temperature": self.sampling.temperature,
             **self._facts(),
         }
-        texts = {"sha256": tokens.sha256, "texts": len(tokens.names)}
+        inputs = {"texts": describe_texts(tokens)}
         return {
             "source": f"{session.server} at {session.connection.url}",
+            "text": brief(tokens, self.sampling.new_tokens),
+            "text_sha256": tokens.sha256,
+            "seed": str(self.sampling.seed),
             "provenance": _provenance.record(
-                "capture_endpoint", arguments, inputs=texts, seed=self.sampling.seed
+                "capture_endpoint", arguments, inputs=inputs, seed=self.sampling.seed
             ),
         }
 

@@ -20,8 +20,10 @@ from stand_in_server import (
 )
 
 import isingmoe as im
+from isingmoe.endpoint_answers import Facts
 from isingmoe.endpoint_requests import base_url
-from isingmoe.endpoints import capture_endpoint
+from isingmoe.endpoint_servers import Sampling
+from isingmoe.endpoints import EndpointCapture, capture_endpoint
 from isingmoe.readers import import_traces
 
 
@@ -263,13 +265,10 @@ def test_it_works_where_an_event_loop_runs():
 
 
 def test_progress_counts_tokens():
-    told = []
+    told: list[tuple[int, int]] = []
     with StandIn() as server:
-        capture_endpoint(
-            endpoint(server),
-            np.arange(30).reshape(6, 5),
-            progress=lambda done, total: told.append((done, total)),
-            **FACTS,
-        )
+        asking = EndpointCapture(endpoint(server), None, Sampling(), Facts(**FACTS))
+        asking.collect(np.arange(30).reshape(6, 5), progress=lambda *n: told.append(n))
+    assert told[0] == (0, 30)
     assert told[-1] == (30, 30)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})

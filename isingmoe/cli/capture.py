@@ -82,10 +82,11 @@ def _ask(
     asked: EndpointOptions, cut: CutOptions, sources: list[object], target: Path, overwrite: bool
 ) -> None:
     from isingmoe._progress import shown
+    from isingmoe.appending import open_as_used
 
     with shown() as tell:
         path = asked.capture(cut).write(sources, target, overwrite=overwrite, progress=tell)
-    with im.open_traces(path) as traces:
+    with open_as_used(path) as traces:
         _told(traces, path)
 
 
