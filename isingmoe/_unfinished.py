@@ -87,7 +87,7 @@ def check_belonging(store: GrowingStore, asked: str) -> None:
         As `belonging` gives it.
     """
     kept, given = (
-        {"output": entry["output"], **entry["identity"]}
+        {**entry["identity"], "output": entry["output"]}
         for entry in map(json.loads, (store.attributes[UNFINISHED], asked))
     )
     for name in sorted(kept.keys() | given.keys()):

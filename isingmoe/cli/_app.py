@@ -70,7 +70,8 @@ class _Commands(TyperGroup):
         except _UsageError as error:
             raise _ended(_usage(error), 2) from None
         except _EXPECTED as error:
-            message = str(error)
+            # A capture notes what it has kept.
+            message = "; ".join([str(error), *getattr(error, "__notes__", [])])
         except KeyboardInterrupt as error:
             message = str(error) or INTERRUPTED
         except SystemError as error:
