@@ -105,10 +105,11 @@ class Session:
         if model is None and len(models) == 1:
             return models[0]
         if model is None or (models and model not in models):
-            listed = ", ".join(models) or "a name, since the server lists none"
+            listed = "one of " * (len(models) > 1) + ", ".join(models)
             raise ValueError(
-                f"{self.connection.url}: model: expected {'one of ' * bool(models)}{listed}, got "
-                f"{model!r}; name it, with model (--model)"
+                f"{self.connection.url}: model: expected "
+                f"{listed or 'a name, since the server lists none'}, got {model!r}; name it, with "
+                "model (--model)"
             )
         return model
 
