@@ -260,7 +260,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404 if said is None else 200, said or {"detail": "Not Found"})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        if len(content) < int(self.headers["Content-Length"]):
+            # The client has gone away.
+            self.close_connection = True
+            return
+        body = json.loads(content)
         if not self._let_in():
             return
         if self.path == "/tokenize":
