@@ -15,6 +15,7 @@ from isingmoe._text import about
 
 __all__ = ["Recording", "assemble", "expert_ids"]
 
+_MOST = int(np.iinfo(np.int16).max) + 1
 _DECLARED = {variable.name: variable for variable in VARIABLES}
 
 
@@ -64,6 +65,11 @@ def expert_ids(
     ValueError
         In one line, with the first offending id.
     """
+    if not 1 <= num_experts <= _MOST:
+        raise ValueError(
+            f"{where}: num_experts: expected 1 to {_MOST}, what int16 ids can name, got "
+            f"{num_experts}"
+        )
     try:
         ids = np.asarray(values)
     except ValueError:
@@ -205,7 +211,8 @@ def _packed(recording: Recording, n_layers: int, ranked: bool, where: str) -> Re
         weight = np.asarray(weight, np.float32)
         _check_shape("gate_weight", weight, index.shape, where)
         weight = np.where(index < 0, np.float32(np.nan), weight)
-        if ranked:
+        fall = (weight[..., :-1] >= weight[..., 1:]) | (index[..., 1:] < 0)
+        if ranked and not fall.all():
             # What is missing comes last: NaN is sorted to the end.
             order = np.argsort(-weight, axis=-1, kind="stable")
             index = np.take_along_axis(index, order, -1)
@@ -262,7 +269,7 @@ def _ranks_of(index: NDArray[np.int16]) -> NDArray[np.int64]:
     n_ranks = index.shape[-1]
     filled = np.asarray((index >= 0).any((1, 2)))
     ranks = np.where(filled.any(-1), n_ranks - filled[:, ::-1].argmax(-1), n_ranks)
-    return ranks if ranks.max() == n_ranks and filled.any() else np.full(len(index), n_ranks)
+    return ranks if filled[:, -1].any() else np.full(len(index), n_ranks)
 
 
 def _each_layer(
@@ -280,5 +287,5 @@ def _each_layer(
 def _example(array: NDArray[Any]) -> str:
     """One of the values that made an array something else than whole numbers."""
     flat = array.ravel().tolist()
-    wrong = (v for v in flat if not str(v).lstrip("-").isdigit())
+    wrong = (v for v in flat if not str(v).lstrip("-").removesuffix(".0").isdigit())
     return repr(next(wrong, flat[0]))[:60]

@@ -92,7 +92,7 @@ def vllm_answers(
             )
         else:
             stream = io.BytesIO()
-            np.save(stream, np.concatenate([rows[:first], after]).astype(np.uint8))
+            np.save(stream, np.concatenate([rows[:first], after]).astype(np.int16))
             text = base64.b64encode(stream.getvalue()).decode()
             answer = _completion(ids, first, {"routed_experts": text}, with_ids)
         answers.append(answer)

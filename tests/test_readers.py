@@ -367,15 +367,47 @@ def test_layers_with_fewer_experts_to_a_token(some, tmp_path):
     assert np.array_equal(found["expert_index"], traces["expert_index"])
 
 
-def interleaved(traces: xr.Dataset, size: int, path) -> object:
-    return write_lines(megatron_records(traces, size), path)
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "name",
+    ["gpt-oss-20b", "deepseek-v2-lite", "olmoe-1b-7b-layer0", "flame-moe-290m", "mixtral-8x7b"],
+)
+@pytest.mark.parametrize("engine", ["vllm lists", "vllm base64", "vllm npz", "sglang", "megatron"])
+@pytest.mark.filterwarnings("ignore::isingmoe.InterleavedTraceWarning")
+def test_real_traces_come_back(shared_traces, tmp_path, name, engine):
+    traces = im.open_traces(shared_traces / f"{name}.nc").drop_vars(
+        "start_position", errors="ignore"
+    )
+    traces = traces.isel(sequence=slice(4), layer=slice(0, 6))
+    shortest, longest = int(traces["length"].min()), int(traces["length"].max())
+    inside = np.arange(traces.sizes["position"]) < traces["length"].values[:, None]
+    # Not all tokens are known, and every answer has ids.
+    made = np.where(inside, np.maximum(traces.get("token_id", 5), 5), -1).astype(np.int32)
+    traces = traces.assign(token_id=(("sequence", "position"), made))
+    traces = traces.isel(position=slice(longest))
+    options = {"layers": layers(traces), **known(traces)}
+    if engine == "megatron":
+        n = np.full(4, shortest, np.int32)
+        traces = traces.isel(position=slice(shortest)).assign(length=("sequence", n))
+        path = write_lines(megatron_records(traces, 2), tmp_path / "trace.jsonl")
+        options = {"micro_batch_size": 2, **known(traces)}
+        assert_same(import_traces(path, **options), traces, ("token_id",))
+        return
+    if engine == "sglang":
+        path = write_lines(sglang_answers(traces), tmp_path / "answers.jsonl")
+        options = sglang(traces)
+    elif engine == "vllm npz":
+        path = write_vllm_arrays(traces, tmp_path / "arrays.npz")
+    else:
+        path = write_lines(vllm_answers(traces, form=engine.split()[1]), tmp_path / "a.jsonl")
+    assert_same(import_traces(path, **options), traces)
 
 
 @pytest.mark.shared
 @pytest.mark.parametrize("size", [2, 4, 8])
 def test_real_rows_that_take_turns_are_warned_about(shared_traces, tmp_path, size):
     traces = im.open_traces(shared_traces / "flame-moe-290m.nc")
-    path = interleaved(traces, size, tmp_path / "router_trace_rank0.jsonl")
+    path = write_lines(megatron_records(traces, size), tmp_path / "router_trace_rank0.jsonl")
     options = {"ranked": True, "num_experts": 64, "model": traces.attrs["model"]}
     with pytest.warns(im.InterleavedTraceWarning, match=rf"those {size} rows on .*-size {size}\)"):
         import_traces(path, micro_batch_size=1, **options)

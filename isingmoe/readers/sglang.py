@@ -33,6 +33,8 @@ CANNOT_KNOW = (
     "never read; in a recorder's dump, which of several requests a generated token belongs to"
 )
 _BYTES = 4
+# Where versions and interfaces put it.
+_PARTS = ("sgl_ext", "sglext", "meta_info")
 
 
 def looks_like(path: Path) -> bool:
@@ -40,14 +42,10 @@ def looks_like(path: Path) -> bool:
     if sglang_recorder.looks_like(path):
         return True
     answer = first_answer(path)
-    return any(payload_of(completion)[0] is not None for completion in _opened(answer))
-
-
-def _opened(answer: dict[str, Any]) -> list[Completion]:
-    try:
-        return list(completions_of([("", answer)])) if answer else []
-    except ValueError:
-        return []
+    choices = answer.get("choices")
+    wholes = [answer, *(choices if isinstance(choices, list) else [])]
+    parts = (w.get(name) for w in wholes if isinstance(w, dict) for name in _PARTS)
+    return any(isinstance(part, dict) and "routed_experts" in part for part in parts)
 
 
 def read(
@@ -206,7 +204,7 @@ def payload_of(completion: Completion) -> tuple[Any, int | None]:
     places = [
         part
         for whole in ((choice, answer) if completion.is_first else (choice,))
-        for part in (whole.get("sgl_ext"), whole.get("sglext"), whole.get("meta_info"))
+        for part in map(whole.get, _PARTS)
         if isinstance(part, dict)
     ]
     text = next((p["routed_experts"] for p in places if p.get("routed_experts") is not None), None)
