@@ -127,7 +127,7 @@ FAMILIES = {
     "deepseek_v3": _latent("deepseek_v3", "DeepseekV3ForCausalLM"),
     "deepseek_v32": _latent("deepseek_v32", "DeepseekV32ForCausalLM"),
     "glm4_moe_lite": _latent("glm4_moe_lite", "Glm4MoeLiteForCausalLM"),
-    "glm_moe_dsa": _latent("glm_moe_dsa", "GlmMoeDsaForCausalLM"),
+    "glm_moe_dsa": _latent("glm_moe_dsa", "GlmMoeDsaForCausalLM", mlp_layer_types=DENSE_FIRST),
     "mistral4": _latent("mistral4", "Mistral4ForCausalLM"),
     "mistral_large4": _latent("mistral_large4", "MistralLarge4TextModel"),
     "kimi_linear": _latent(
@@ -157,7 +157,7 @@ FAMILIES = {
     "nemotron_h": family(
         "nemotron_h",
         "NemotronHForCausalLM",
-        layers_block_type=["linear_attention", "moe", "full_attention", "moe"],
+        layers_block_type=["mamba", "moe", "attention", "moe"],
         mamba_num_heads=4,
         mamba_head_dim=16,
         ssm_state_size=8,
@@ -259,12 +259,7 @@ FAMILIES = {
         "qwen3_omni_moe", "Qwen3OmniMoeTalkerModel", hears, shared_expert_intermediate_size=16
     ),
     "step3p7": family("step3p7", "Step3p7TextModel", mlp_layer_types=DENSE_FIRST),
-    "deepseek_ocr2": family(
-        "deepseek_ocr2",
-        "DeepseekOcr2TextModel",
-        topk_method="group_limited_greedy",
-        mlp_layer_types=DENSE_FIRST,
-    ),
+    "deepseek_ocr2": family("deepseek_ocr2", "DeepseekOcr2TextModel", mlp_layer_types=DENSE_FIRST),
     "unlimited_ocr": family("unlimited_ocr", "UnlimitedOcrTextModel"),
     "ernie4_5_vl_moe": _ernie_vl(reads),
     "ernie4_5_vl_moe with images": _ernie_vl(reads_and_sees),
