@@ -212,7 +212,11 @@ def describe_texts(tokens: TokenSequences) -> dict[str, Any]:
 def brief(tokens: TokenSequences, generate: int) -> str:
     """The texts in a line, and whether a model continued them."""
     names = ", ".join(tokens.names[:3]) + (", .." if len(tokens.names) > 3 else "")
-    read = f"{len(tokens.names)} texts ({names}) in {len(tokens)} sequences"
+    n_texts, n_sequences = len(tokens.names), len(tokens)
+    read = (
+        f"{n_texts} {'text' if n_texts == 1 else 'texts'} ({names}) in {n_sequences} "
+        f"{'sequence' if n_sequences == 1 else 'sequences'}"
+    )
     return f"{read}, each continued by the model" if generate else read
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import nn
 
 from isingmoe.capturing.sites import find_sites
 
-__all__ = ["Loading", "load_model", "load_tokenizer"]
+__all__ = ["Loading", "check_model", "load_model", "load_tokenizer"]
 
 _DTYPES = ("auto", "float64", "float32", "bfloat16", "float16")
 # The first that knows the configuration is taken.
@@ -67,6 +68,13 @@ class Loading:
                 )
 
 
+def check_model(name: str | os.PathLike[str], loading: Loading) -> None:
+    """Raise, as `load_model` does, for what can be seen before the weights are downloaded."""
+    _device(loading.device)
+    with _few_words():
+        _prepared(os.fspath(name), loading)
+
+
 def load_model(name: str | os.PathLike[str], loading: Loading) -> nn.Module:
     """Load a model for inference.
 
@@ -93,15 +101,7 @@ def load_model(name: str | os.PathLike[str], loading: Loading) -> nn.Module:
     name = os.fspath(name)
     device = _device(loading.device)
     with _few_words():
-        config = _config(name, loading)
-        experts = loading.experts_implementation
-        if experts is None and loading.dtype == "float64":
-            # The others have no product of so many digits.
-            experts = "eager"
-        if experts is not None:
-            config._experts_implementation = experts
-        maker = _maker(name, config)
-        _check_experts(name, maker, config, loading)
+        config, maker = _prepared(name, loading)
         given: dict[str, Any] = {
             "config": config,
             "revision": loading.revision,
@@ -133,9 +133,27 @@ def load_tokenizer(name: str | os.PathLike[str], loading: Loading) -> Any:
 
     name = os.fspath(name)
     with _few_words(), _one_line(name, "a tokenizer beside the model (or tokenizer=, token ids)"):
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             name, revision=loading.revision, trust_remote_code=loading.trust_remote_code
         )
+        # One without a file is made of nothing but special tokens.
+        if len(tokenizer) <= len(tokenizer.all_special_ids):
+            raise ValueError("there is no file of a tokenizer")
+    return tokenizer
+
+
+def _prepared(name: str, loading: Loading) -> tuple[Any, str]:
+    """The configuration of a model with experts, and the class that makes it."""
+    config = _config(name, loading)
+    experts = loading.experts_implementation
+    if experts is None and loading.dtype == "float64":
+        # The others have no product of so many digits.
+        experts = "eager"
+    if experts is not None:
+        config._experts_implementation = experts
+    maker = _maker(name, config)
+    _check_experts(name, maker, config, loading)
+    return config, maker
 
 
 def _config(name: str, loading: Loading) -> Any:
@@ -210,11 +228,16 @@ def _few_words() -> Iterator[None]:
     level = transformers.logging.get_verbosity()
     hub = logging.getLogger("huggingface_hub")
     before = hub.level
+    silent = transformers.logging.is_progress_bar_enabled() and not sys.stderr.isatty()
     transformers.logging.set_verbosity_error()
     hub.setLevel(logging.ERROR)
+    if silent:
+        transformers.logging.disable_progress_bar()
     try:
         yield
     finally:
+        if silent:
+            transformers.logging.enable_progress_bar()
         transformers.logging.set_verbosity(level)
         hub.setLevel(before)
 
@@ -234,7 +257,7 @@ def _one_line(name: str, expected: str) -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300].rstrip(".") if lines else type(error).__name__
+    return lines[0][:300].rstrip(".: ") if lines else type(error).__name__
 
 
 def _remedy(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from isingmoe.capturing.describing import context_length, model_name
-from isingmoe.capturing.loading import Loading, load_model, load_tokenizer
+from isingmoe.capturing.loading import Loading, check_model, load_model, load_tokenizer
 from isingmoe.texts import Text, read_texts
 from isingmoe.tokens import Cut, Encode, TokenSequences
 
@@ -47,6 +47,7 @@ def with_tokenizer(
     if not isinstance(model, str | os.PathLike):
         raise TypeError(f"model: expected a name, a folder or a Module, got {type(model).__name__}")
     loading = Loading(**options)
+    check_model(model, loading)
     if tokenizer is None and needed:
         tokenizer = load_tokenizer(model, loading)
     return load_model(model, loading), tokenizer

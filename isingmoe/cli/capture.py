@@ -74,7 +74,7 @@ def capture(
     seconds = time.monotonic() - started
     for traces in made.values() if isinstance(made, dict) else [made]:
         with traces:
-            _told(traces, Path(traces.encoding["source"]))
+            _told(traces, target.with_name(Path(traces.encoding["source"]).name))
     emit_text(f"\nIn {seconds:.1f} s, with the loading of the model.")
 
 
