@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isingmoe.readers import import_traces
+from isingmoe.readers import columns, import_traces
 
 LONG = "sequence,position,layer,rank,expert,weight\n"
 WIDE = "sequence,position,layer,expert_0,expert_1\n"
@@ -333,6 +333,13 @@ TABLE = {
         parquet(position=pd.to_datetime(["2025-01-01", "2025-01-02"])),
         "row 0: position: expected a whole number, got '2025",
     ),
+    "Parquet, damaged": Case(
+        lambda path: (
+            parquet(position=range(1000), sequence=0, expert_0=0, expert_1=1)(path),
+            path.write_bytes(path.read_bytes()[:40] + b"\xff" * 40 + path.read_bytes()[80:]),
+        ),
+        "cannot be read as Parquet (",
+    ),
     "Parquet, cut short": Case(
         lambda path: path.write_bytes(b"PAR1" + bytes(40)), "cannot be read as Parquet ("
     ),
@@ -447,6 +454,9 @@ MOE_TRACE = {
         moe_trace(put(9, "layer,expert")), "line 9: expected whole numbers, got 'layer'"
     ),
     "a fraction": Case(moe_trace(put(7, "3,1.5")), "line 7: expected whole numbers, got '1.5'"),
+    "no number at all": Case(
+        moe_trace(put(7, "3,1e400")), "line 7: expected whole numbers, got '1e4"
+    ),
     "three entries": Case(moe_trace(put(7, "3,1,5")), "line 7: expected 2 entries, got '3,1,5'"),
     "one entry": Case(moe_trace(put(7, "3")), "line 7: expected 2 entries, got '3'"),
     "other columns": Case(
@@ -559,9 +569,9 @@ def test_a_folder_is_no_file(form, tmp_path):
         import_traces(tmp_path, format=form, num_experts=8, ranked=True)
 
 
-def test_a_fault_far_into_a_large_file_has_its_line(tmp_path):
-    """Past the block that is read at a time."""
-    n = 600_000
+def test_a_fault_past_the_first_block_has_its_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(columns, "_CHUNK", 1000)
+    n = 2_500
     path = tmp_path / "table.csv"
     table = pd.DataFrame({"sequence": 0, "position": range(n), "layer": 0, "expert_0": 1})
     table["expert_0"] = table["expert_0"].astype(object)

@@ -67,9 +67,11 @@ def read_activations(path: Path) -> Activations:
         )
     header = is_header(first)
     try:
-        parts = list(_quickly(path, number - 1 + header))
+        # Numbers too large for a float do not become whole numbers of another value.
+        with np.errstate(invalid="raise"):
+            parts = list(_quickly(path, number - 1 + header))
         lines = None
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, FloatingPointError):
         # What is wrong, or blank, is found line by line.
         blocks = list(csv_integers(path))
         parts = [(values[:, 0], values[:, 1]) for _, values in blocks]
@@ -95,7 +97,7 @@ def _quickly(path: Path, skipped: int) -> Iterator[tuple[NDArray[Any], NDArray[A
 
     Raises
     ------
-    ValueError, OverflowError
+    ValueError, OverflowError, FloatingPointError
         Where one is not.
     """
     chunks = pd.read_csv(

@@ -153,19 +153,23 @@ def read_parquet(path: Path, columns: list[Column]) -> dict[str, NDArray[Any]]:
     ImportError
         If pyarrow is not installed.
     """
+    names = [column.name for column in columns]
+    chunks = _parquet_chunks(path, names)
+    return _collected(chunks, columns, lambda row: f"{path}: row {row}", path)
 
-    def chunks() -> Iterator[pd.DataFrame]:
-        done = 0
-        names = [column.name for column in columns]
-        for batch in _parquet(path).iter_batches(batch_size=_CHUNK, columns=names):
-            chunk = batch.to_pandas()
-            chunk.index = pd.RangeIndex(done, done + len(chunk))
-            done += len(chunk)
-            yield chunk
 
+def _parquet_chunks(path: Path, names: list[str]) -> Iterator[pd.DataFrame]:
+    file = _parquet(path)
+    from pyarrow import ArrowException
+
+    done = 0
     try:
-        return _collected(chunks(), columns, lambda row: f"{path}: row {row}", path)
-    except OSError as error:
+        for batch in file.iter_batches(batch_size=_CHUNK, columns=names):
+            # One by one: what pandas left in the file beside the columns does not matter.
+            columns = {name: batch.column(name).to_pandas() for name in names}
+            yield pd.DataFrame(columns).set_index(pd.RangeIndex(done, done + len(batch)))
+            done += len(batch)
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise _broken(path, error) from None
 
 
