@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import pytest
 import xarray as xr
@@ -22,6 +23,22 @@ class Ran(NamedTuple):
     exit_code: int
     stdout: str
     stderr: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _share_of_the_cores() -> None:
+    """Where several processes test, each keeps to its share: a parallel kernel waits for all."""
+    n_processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    numba.set_num_threads(max(numba.config.NUMBA_NUM_THREADS // n_processes, 1))
+
+
+@pytest.fixture
+def many_threads() -> Iterator[int]:
+    """As many threads as there can be, during the test: their number."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+    yield numba.config.NUMBA_NUM_THREADS
+    numba.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -112,7 +112,7 @@ def test_length_and_marginal_of_two_states_by_the_information():
 
 def test_experts_of_an_ising_layer_share_what_they_know():
     """One J of all experts: they are not independent, which only the sandwich knows."""
-    q, n = 4, 200
+    q, n = 4, 100
     spread = []
     for seed in range(n):
         rng = np.random.default_rng(seed)

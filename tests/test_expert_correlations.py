@@ -112,16 +112,12 @@ def test_an_expert_named_twice_serves_a_token_once():
     np.testing.assert_array_equal(pairs, [3, 2, 1])
 
 
-def test_counts_do_not_depend_on_the_threads():
+def test_counts_do_not_depend_on_the_threads(many_threads):
     index = random_index(np.random.default_rng(0), (5, 300), 9, 3, 0.1)
-    before = numba.get_num_threads()
     found = []
-    try:
-        for n_threads in {1, before}:
-            numba.set_num_threads(n_threads)
-            found.append(counts_of(index, 9, 40))
-    finally:
-        numba.set_num_threads(before)
+    for n_threads in {1, many_threads}:
+        numba.set_num_threads(n_threads)
+        found.append(counts_of(index, 9, 40))
     for both, pairs in found[1:]:
         np.testing.assert_array_equal(both, found[0][0])
         np.testing.assert_array_equal(pairs, found[0][1])

@@ -1,5 +1,6 @@
 """The kinetic chain: parameters, exact solution, entropy production and samples."""
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -285,18 +286,12 @@ class TestDraws:
         counts = np.bincount(out.ravel())
         assert np.abs(counts / 8000 - [0.5, 0.3, 0.2]).max() < 4 * np.sqrt(0.25 / 8000)
 
-    def test_neither_threads_nor_other_sequences_matter(self):
-        import numba
-
+    def test_neither_threads_nor_other_sequences_matter(self, many_threads):
         chain = random_chain(6, 6, 2, 2)
         many = draw(chain, 100, 30, n_burn=5, seed=3)
         np.testing.assert_array_equal(draw(chain, 37, 30, n_burn=5, seed=3), many[:37])
-        threads = numba.get_num_threads()
         numba.set_num_threads(1)
-        try:
-            np.testing.assert_array_equal(draw(chain, 100, 30, n_burn=5, seed=3), many)
-        finally:
-            numba.set_num_threads(threads)
+        np.testing.assert_array_equal(draw(chain, 100, 30, n_burn=5, seed=3), many)
         assert (draw(chain, 100, 30, n_burn=5, seed=4) != many).any()
 
     def test_what_is_discarded_comes_before(self):

@@ -308,15 +308,11 @@ class TestMaximum:
         assert not found.converged
         assert found.n_passes < 10
 
-    def test_threads_do_not_matter(self):
+    def test_threads_do_not_matter(self, many_threads):
         problem, parameters, _ = layer("full", groups=1)
-        threads = nb.get_num_threads()
         many = maximise(problem, parameters)
-        try:
-            nb.set_num_threads(1)
-            one = maximise(problem, parameters)
-        finally:
-            nb.set_num_threads(threads)
+        nb.set_num_threads(1)
+        one = maximise(problem, parameters)
         np.testing.assert_allclose(one.x, many.x, atol=1e-5)
         assert one.precision.groups[0] == pytest.approx(many.precision.groups[0], rel=1e-4)
 

@@ -146,18 +146,14 @@ def test_percentiles_reach_farther_for_few_sequences():
     assert percentiles(np.array([1.0, np.inf, np.inf])) == (1.0, np.inf)
 
 
-def test_lengths_do_not_depend_on_the_number_of_threads():
+def test_lengths_do_not_depend_on_the_number_of_threads(many_threads):
     import numba
 
     traces = chain_traces(3, 0, n_sequences=12, length=60)
-    before = numba.get_num_threads()
-    try:
-        found = []
-        for n in (1, before):
-            numba.set_num_threads(n)
-            found.append(im.correlation(traces, max_distance=20, n_resamples=300))
-    finally:
-        numba.set_num_threads(before)
+    found = []
+    for n in (1, many_threads):
+        numba.set_num_threads(n)
+        found.append(im.correlation(traces, max_distance=20, n_resamples=300))
     assert found[0].identical(found[1])
 
 

@@ -1,9 +1,11 @@
 """Every study runs from end to end at its quick size."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -18,6 +20,7 @@ def test_quick_run(study, tmp_path):
         [sys.executable, str(study), "--quick", "--output", str(tmp_path)],
         capture_output=True,
         text=True,
+        env=os.environ | {"NUMBA_NUM_THREADS": str(numba.get_num_threads())},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert any(tmp_path.iterdir())

@@ -156,8 +156,8 @@ def main() -> None:
 
 def quick(output: Path) -> xr.Dataset:
     """The same path on a few short windows of the bundled trace."""
-    traces = im.example_traces().isel(layer=[0, 3], sequence=slice(0, 12))
-    return of_model(im.windows(traces, 128), output / "layers" / "example", 2, (1, 2))
+    traces = im.example_traces().isel(layer=[0, 3], sequence=slice(0, 8))
+    return of_model(im.windows(traces, 64), output / "layers" / "example", 2, (1, 2))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def between(study: Study) -> xr.Dataset:
     alphas = np.round(np.arange(1.1, 2.0, 0.1), 1)
     options = {"sizes": tuple(2**k + 1 for k in range(8, 17, 2)), "n_samples": 5000}
     if study.quick:
-        alphas, options = alphas[[3, 7]], {"sizes": (65, 257, 1025), "n_samples": 4000}
+        alphas, options = alphas[[3, 7]], {"sizes": (65, 257, 513), "n_samples": 1500}
     data = im.sweep(
         follow,
         ring(1.0, 65, 1.5),
