@@ -30,6 +30,8 @@ COMMANDS = (
     "plot",
     "report",
     "example",
+    "import",
+    "capture",
 )
 QUICK = ("--resamples", 4, "--folds", 2)
 DEFAULT = "isingmoe: 2 experts to a token: kinetic chains of whole sets; --chain names another\n"
