@@ -12,7 +12,17 @@ from typing import Any
 from isingmoe._text import plain
 from isingmoe.endpoint_requests import Connection, Patience, RefusedError, base_url
 
-__all__ = ["FLAG", "SERVERS", "Endpoint", "Sampling", "Server", "complete", "identify", "token_ids"]
+__all__ = [
+    "FLAG",
+    "SERVERS",
+    "Endpoint",
+    "Sampling",
+    "Server",
+    "complete",
+    "complete_natively",
+    "identify",
+    "token_ids",
+]
 
 SERVERS = ("vllm", "sglang")
 # What both servers are started with so that they return the experts.
@@ -265,6 +275,34 @@ async def complete(
         return await connection.post(f"{connection.url}/completions", body, what)
     except RefusedError as error:
         raise _mended(error, connection, server, model, f"{what} of {len(prompt)} tokens") from None
+
+
+async def complete_natively(
+    connection: Connection, prompt: Sequence[int], sampling: Sampling, what: str
+) -> dict[str, Any]:
+    """Ask SGLang's own interface, which had the experts before OpenAI's had them.
+
+    Parameters
+    ----------
+    connection, prompt, sampling, what
+        As for `complete`; no seed is sent, since not all versions know one here.
+
+    Returns
+    -------
+    dict
+        The answer as it came.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `Connection.post` does.
+    """
+    parameters = {
+        "max_new_tokens": max(sampling.new_tokens, 1),
+        "temperature": sampling.temperature,
+    }
+    body = {"input_ids": list(prompt), "sampling_params": parameters, "return_routed_experts": True}
+    return await connection.post(f"{connection.root}/generate", body, what)
 
 
 def _mended(

@@ -11,13 +11,18 @@ from collections.abc import Callable, Coroutine, Iterator
 from itertools import islice
 from typing import Any, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from isingmoe.endpoint_answers import Answer, Facts, Layout, layout_of, without_experts
 from isingmoe.endpoint_models import Declared, declared
+from isingmoe.endpoint_requests import RefusedError
 from isingmoe.endpoint_servers import (
     FLAG,
     Endpoint,
     Sampling,
     complete,
+    complete_natively,
     identify,
     token_ids,
 )
@@ -79,6 +84,7 @@ class Session:
         self._stopping = stopping
         self._salt = secrets.token_urlsafe(32)
         self._n_without = 0
+        self._natively = False
         self._runner = asyncio.Runner()
         try:
             self.server = self._run(identify(self.connection, endpoint.server, model))
@@ -223,16 +229,7 @@ class Session:
         patience = self._endpoint.patience
         attempt = 1
         while True:
-            content = await complete(
-                self.connection,
-                self.server,
-                self.model,
-                prompt.tolist(),
-                self._sampling,
-                name,
-                f"{self._salt}-{number}-{attempt}",
-            )
-            answer = Answer(f"{self.connection.url}: {name}", prompt, content)
+            answer = await self._answer(prompt, name, f"{self._salt}-{number}-{attempt}")
             if not without_experts(answer):
                 break
             if self.layout is None or attempt == patience.attempts:
@@ -247,6 +244,27 @@ class Session:
         )
         self._n_without += int((recording.expert_index < 0).any((1, 2)).sum())
         return recording
+
+    async def _answer(self, prompt: NDArray[np.int32], name: str, salt: str) -> Answer:
+        """What the server says to a prompt, by the interface that has the experts."""
+        where, ids = f"{self.connection.url}: {name}", prompt.tolist()
+        if not self._natively:
+            asked = (self.connection, self.server, self.model, ids, self._sampling, name, salt)
+            answer = Answer(where, prompt, await complete(*asked))
+            is_newer = self.server.kind != "sglang" or not without_experts(answer)
+            if is_newer or not (self.layout is None or self._natively):
+                return answer
+        try:
+            content = await complete_natively(self.connection, ids, self._sampling, name)
+        except RefusedError as error:
+            raise ValueError(
+                f"{where}: routed_experts: expected the experts of each token, got none from "
+                f"/v1/completions of this {self.server}, and status {error.status} "
+                f"({error.reason}) from /generate; start the server with {FLAG}"
+            ) from None
+        found = Answer(where, prompt, content)
+        self._natively = self._natively or not without_experts(found)
+        return found
 
     def _no_experts(self, answer: Answer) -> str:
         others = "" if self.layout is None else ", though others had them"

@@ -5,7 +5,8 @@ of the prompt beside the choices, -1 where the prefix cache had the token.
 `vllm`: https://docs.vllm.ai/en/latest/training/routed_experts/, an array in NumPy's file format
 as base64, of all tokens but the last.
 `sglang`: https://docs.sglang.io/docs/basic_usage/openai_api_completions, int32 as base64, of all
-tokens but the last, where the request asks for it.
+tokens but the last, where the request asks for it. `sglang-0.5.7` does
+so in `/generate` alone, under `meta_info`.
 """
 
 from __future__ import annotations
@@ -134,6 +135,10 @@ class StandIn:
         self._server.server_close()
 
     @property
+    def is_sglang(self) -> bool:
+        return self.kind.startswith("sglang")
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
@@ -154,14 +159,14 @@ class StandIn:
         if self.hides_itself:
             return None
         if path == "/v1/models" and self.lists_models:
-            owner = "sglang" if self.kind == "sglang" else "vllm"
+            owner = "sglang" if self.is_sglang else "vllm"
             card = {"id": self.model, "object": "model", "created": 0, "owned_by": owner}
             length = {"max_model_len": self.max_length} if self.tells_length else {}
             return {
                 "object": "list",
                 "data": [{**card, "root": self.root or self.model, **length}],
             }
-        if self.kind == "sglang":
+        if self.is_sglang:
             model = {"model_path": self.model, "tokenizer_path": self.model}
             return {
                 "/get_model_info": {**model, "is_generation": True},
@@ -172,7 +177,7 @@ class StandIn:
     def failed(self, status: int, message: str) -> tuple[int, dict[str, Any]]:
         kind = {400: "BadRequestError", 404: "NotFoundError"}.get(status, "InternalServerError")
         said = {"message": message, "type": kind, "param": None, "code": status}
-        return status, {"object": "error", **said} if self.kind == "sglang" else {"error": said}
+        return status, {"object": "error", **said} if self.is_sglang else {"error": said}
 
     def tokenized(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         ids = tokens_of(body["prompt"], body.get("add_special_tokens", True))
@@ -206,7 +211,19 @@ class StandIn:
         if fault == "short":
             experts = experts[:-1]
         self._put(answer, choice, body, prompt, None if fault == "no experts" else experts)
-        self.answers.append(answer)
+        if self.kind != "sglang-0.5.7":
+            self.answers.append(answer)
+        return 200, answer
+
+    def generated(self, body: dict[str, Any], fault: str | None) -> tuple[int, dict[str, Any]]:
+        """SGLang's own interface."""
+        prompt, parameters = body["input_ids"], body["sampling_params"]
+        new = continuation(prompt, parameters["max_new_tokens"])
+        told: dict[str, Any] = {"prompt_tokens": len(prompt), "completion_tokens": len(new)}
+        if body.get("return_routed_experts") and fault != "no experts":
+            told["routed_experts"] = _as_text(self.route((prompt + new)[:-1]))
+        answer = {"text": "", "output_ids": new, "meta_info": told}
+        self.answers.append({"prompt_token_ids": prompt, **answer})
         return 200, answer
 
     def _put(
@@ -218,10 +235,12 @@ class StandIn:
         experts: np.ndarray | None,
     ) -> None:
         """Put the experts into an answer, in the way of the kind of server."""
+        if self.kind == "sglang-0.5.7":
+            return
         if self.kind == "sglang":
             if experts is not None and body.get("return_routed_experts"):
-                rows = experts[body.get("routed_experts_start_len", 0) :].astype("<i4")
-                choice["sgl_ext"] = {"routed_experts": base64.b64encode(rows.tobytes()).decode()}
+                rows = experts[body.get("routed_experts_start_len", 0) :]
+                choice["sgl_ext"] = {"routed_experts": _as_text(rows)}
         elif experts is None:
             choice["routed_experts"] = None
         elif self.kind == "vllm":
@@ -236,6 +255,10 @@ class StandIn:
             self._cached.add(block)
             answer["prompt_routed_experts"] = experts[: len(prompt)].tolist()
             choice["routed_experts"] = experts[len(prompt) :].tolist()
+
+
+def _as_text(rows: np.ndarray) -> str:
+    return base64.b64encode(rows.astype("<i4").tobytes()).decode()
 
 
 class _Quiet(ThreadingHTTPServer):
@@ -270,7 +293,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.path == "/tokenize":
             self._send(*self.owner.tokenized(body))
-        elif self.path == "/v1/completions":
+        elif self.path == "/v1/completions" or self._is_native():
             asked = self.owner.enter(body, dict(self.headers))
             try:
                 self._complete(asked)
@@ -278,6 +301,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.owner.leave()
         else:
             self._send(404, {"detail": "Not Found"})
+
+    def _is_native(self) -> bool:
+        return self.path == "/generate" and self.owner.is_sglang
 
     def _let_in(self) -> bool:
         self.owner.paths.append(self.path)
@@ -305,7 +331,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault is not None and fault.isdigit():
             self._send(*self.owner.failed(int(fault), f"made to fail with {fault}"))
         else:
-            status, answer = self.owner.completed(asked.body, fault)
+            complete = self.owner.generated if self._is_native() else self.owner.completed
+            status, answer = complete(asked.body, fault)
             self._write(status, json.dumps(answer).encode(), cut=fault == "cut")
 
     def _send(self, status: int, content: dict[str, Any]) -> None:

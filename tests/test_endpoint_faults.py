@@ -95,16 +95,30 @@ def test_failing_servers_are_explained(tmp_path, fault, error, message):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "sglang-0.5.7"])
 def test_a_server_without_the_flag(kind):
     with (
         StandIn(kind, fault=lambda asked: "no experts") as server,
         pytest.raises(ValueError, match="the server with --enable-return-routed-experts") as told,
     ):
         capture_endpoint(endpoint(server), TEXTS, **FACTS)
-    assert {"vllm": "vLLM 0.21.0", "sglang": "SGLang 0.5.9"}[kind] in one_line(told)
-    # Nothing is asked again.
+    assert ("vLLM 0.21.0" if kind == "vllm" else "SGLang 0.5.9") in one_line(told)
+    # Nothing is asked again, but SGLang by its other interface.
     assert len(server.asked) <= 8
+    assert kind != "vllm" or "/generate" not in server.paths
+
+
+def test_a_gateway_that_hides_the_interface_with_the_experts():
+    with (
+        StandIn(
+            "sglang-0.5.7", fault=lambda asked: "404" if "input_ids" in asked.body else None
+        ) as server,
+        pytest.raises(
+            ValueError, match=r"none from /v1/completions .* status 404 .* /generate"
+        ) as e,
+    ):
+        capture_endpoint(endpoint(server), TEXTS, **FACTS)
+    assert "--enable-return-routed-experts" in one_line(e)
 
 
 def test_nobody_listens():

@@ -76,6 +76,18 @@ def test_saved_answers_are_read_in_the_same_way(tmp_path, kind, generate):
     xr.testing.assert_identical(imported.drop_attrs(deep=False), captured.drop_attrs(deep=False))
 
 
+@pytest.mark.parametrize("generate", [0, 4])
+def test_an_older_sglang_is_asked_by_its_own_interface(generate):
+    texts = [f"text {n}" for n in range(40)]
+    with StandIn("sglang-0.5.7") as server:
+        asking = endpoint(server, concurrency=1)
+        traces = capture_endpoint(asking, texts, generate=generate, temperature=0, **FACTS)
+        check(traces, served(server, [tokens_of(text) for text in texts], generate))
+    # Those on their way when the first answer came.
+    assert server.paths.count("/v1/completions") <= 4
+    assert server.paths.count("/generate") == 40
+
+
 def test_prompts_may_be_token_ids():
     with StandIn() as server:
         given = np.arange(30).reshape(3, 10)
