@@ -233,6 +233,7 @@ TABLE = {
         text("layer,expert_0,layer\n0,1,2\n"),
         "expected columns of different names, got 'layer' twice",
     ),
+    "no header": Case(text("a\rb,c\n"), "line 1: expected names of columns ("),
     "too many entries": Case(
         text(WIDE + "0,0,0,1,2\n0,1,0,1,2,3\n"),
         "line 3: expected 5 entries, as in the first line, got 6",
@@ -357,6 +358,15 @@ NPZ = {
             path.write_bytes(path.read_bytes().replace(bytes([1, 0, 0, 0]), bytes([2, 0, 0, 0]))),
         ),
         "cannot be read, probably truncated (Bad CRC-32 for file 'expert_index.npy')",
+    ),
+    "of no known compression": Case(
+        lambda path: (
+            npz()(path),
+            path.write_bytes(
+                re.sub(rb"(PK\x01\x02.{6})\0\0", rb"\1\x63\0", path.read_bytes(), flags=re.DOTALL)
+            ),
+        ),
+        "cannot be read, probably truncated (That compression method is not supported)",
     ),
     "archive of another kind": Case(
         npz(expert_index=..., topk=np.zeros((3, 2, 2), int)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe._text import plain
+from isingmoe.readers.archives import BROKEN, archive_names, starts_as_archive
 from isingmoe.readers.cutting import check_cut, tokens_to_a_sequence
 from isingmoe.readers.options import layer_numbers, needed, order_of_ranks
 from isingmoe.readers.rows import check_ids, named_fields
@@ -38,7 +38,6 @@ _FIELDS = {
         "layer",
     )
 }
-_SIGNATURE = b"PK\x03\x04"
 _AXES = {
     "token,layer,rank": (0, 1, 2),
     "layer,token,rank": (1, 0, 2),
@@ -50,18 +49,8 @@ def looks_like(path: Path) -> bool:
 
     Or what is left of an archive, of which that can no longer be told.
     """
-    if not path.is_file():
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return f"{_FIELDS['expert_index']}.npy" in archive.namelist()
-    except zipfile.BadZipFile:
-        return _starts_as_archive(path)
-
-
-def _starts_as_archive(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(len(_SIGNATURE)) == _SIGNATURE
+    names = archive_names(path)
+    return starts_as_archive(path) if names is None else f"{_FIELDS['expert_index']}.npy" in names
 
 
 def read(
@@ -165,7 +154,7 @@ def read(
 
 def _loaded(source: Path, names: dict[str, str], required: set[str]) -> dict[str, NDArray[Any]]:
     """The arrays of the archive that are known, by what the parts are called here."""
-    if source.is_dir() or not _starts_as_archive(source):
+    if not starts_as_archive(source):
         raise ValueError(
             f"{source}: expected a NumPy archive (.npz), got another kind of file; check the name"
         )
@@ -181,7 +170,7 @@ def _loaded(source: Path, names: dict[str, str], required: set[str]) -> dict[str
                         f"{part}: expected an array {name!r}, got {', '.join(archive)}; name it, "
                         f"on the command line --field {part}=NAME"
                     )
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         raise ValueError(
             f"{source}: cannot be read, probably truncated ({plain(error, 120)}); copy or write it "
             "again"

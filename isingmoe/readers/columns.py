@@ -41,7 +41,10 @@ def csv_columns(path: Path, delimiter: str) -> list[str]:
     next(numbered_lines(path))
     with path.open("rb") as stream:
         first = stream.readline().decode("utf-8-sig").rstrip("\r\n")
-    names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+    try:
+        names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+    except csv.Error as error:
+        raise ValueError(f"{path}: line 1: expected names of columns ({error}); mend it") from None
     _check_different(names, path)
     return names
 
@@ -139,8 +142,13 @@ def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Entries of each line, and its number."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
         reader = csv.reader(stream, delimiter=delimiter)
-        for entries in reader:
-            yield reader.line_num, entries
+        try:
+            for entries in reader:
+                yield reader.line_num, entries
+        except csv.Error as error:
+            raise ValueError(
+                f"{path}: line {reader.line_num}: expected entries ({error}); mend it"
+            ) from None
 
 
 def read_parquet(path: Path, columns: list[Column]) -> dict[str, NDArray[Any]]:

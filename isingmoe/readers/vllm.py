@@ -18,6 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe._text import plain
+from isingmoe.readers.archives import archive_names
 from isingmoe.readers.lines import files_of
 from isingmoe.readers.options import LayerColumns, layer_columns, needed, order_of_ranks
 from isingmoe.readers.responses import (
@@ -45,9 +46,9 @@ _ARRAYS = re.compile(r"(prompt_routed_experts|routed_experts|prompt_token_ids|to
 
 def looks_like(path: Path) -> bool:
     """Whether a first answer, or an archive of arrays, has vLLM's names."""
-    if path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return any(re.match(r"(prompt_)?routed_experts.*\.npy", n) for n in archive.namelist())
+    names = archive_names(path)
+    if names is not None:
+        return any(re.match(r"(prompt_)?routed_experts.*\.npy", name) for name in names)
     answer = first_answer(path)
     choices = answer.get("choices", answer.get("outputs"))
     choice = choices[0] if isinstance(choices, list) and choices else answer
