@@ -363,7 +363,7 @@ NPZ = {
         lambda path: (
             npz()(path),
             path.write_bytes(
-                re.sub(rb"(PK\x01\x02.{6})\0\0", rb"\1\x63\0", path.read_bytes(), flags=re.DOTALL)
+                re.sub(rb"(?<=PK\x01\x02.{6})\0\0", b"c\0", path.read_bytes(), flags=re.DOTALL)
             ),
         ),
         "cannot be read, probably truncated (That compression method is not supported)",
