@@ -182,7 +182,7 @@ def tokenize(
     made._finish()
     if not len(made):
         raise ValueError(
-            f"texts: expected some tokens, got none in {made.n_empty} texts; check the texts"
+            f"texts: expected some tokens, got none (empty texts: {made.n_empty}); check the texts"
         )
     return made
 

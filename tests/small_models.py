@@ -36,6 +36,7 @@ SIZES = {
     "eos_token_id": None,
 }
 LATENT = {
+    "head_dim": 4,
     "num_key_value_heads": 4,
     "q_lora_rank": 16,
     "kv_lora_rank": 8,
@@ -50,7 +51,6 @@ MORE: dict[str, dict[str, Any]] = {
     "jamba": {
         "mamba_d_state": 4,
         "mamba_dt_rank": 4,
-        "use_mamba_kernels": False,
         "attn_layer_offset": 1,
         "attn_layer_period": 2,
         "expert_layer_offset": 1,
@@ -65,7 +65,9 @@ def causal(family: str, seed: int = 0, **settings: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     known = AutoConfig.for_model(family).to_dict()
-    given = {name: value for name, value in SIZES.items() if name in known or name == "pad_token_id"}
+    given = {
+        name: value for name, value in SIZES.items() if name in known or name == "pad_token_id"
+    }
     config = AutoConfig.for_model(family, **{**given, **MORE.get(family, {}), **settings})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)

@@ -59,6 +59,7 @@ def describe_model(
             sorted({_dtype(p) for p in model.parameters() if p.is_floating_point()})
         ),
         "device": ", ".join(sorted({_device(p.device) for p in model.parameters()})),
+        "threads": str(torch.get_num_threads()),
         "experts_implementation": _implementation(config, "_experts_implementation"),
         "attention_implementation": _implementation(config, "_attn_implementation"),
         "router": router_rule(config, sites),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -121,6 +122,9 @@ class FileSink(Sink):
         closing: ExitStack,
     ) -> None:
         super().__init__()
+        self._path = path
+        self._began_hidden = False
+        closing.push(self._leave)
         resumed = partial_store(path).exists() and not overwrite
         if resumed:
             writer = TraceWriter.resume(path, identity=identity)
@@ -142,6 +146,7 @@ class FileSink(Sink):
                     dtype=stack.hidden_dtype,
                     overwrite=overwrite,
                 )
+                self._began_hidden = True
             self._hidden = closing.enter_context(states)
 
     @property
@@ -154,6 +159,11 @@ class FileSink(Sink):
         if self._hidden is not None:
             self._hidden.append(hidden)
         self._writer.append(recordings)
+
+    def _leave(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        """Remove hidden states that no trace goes with: a writer keeps no trace of nothing."""
+        if error is not None and self._began_hidden and not partial_store(self._path).exists():
+            shutil.rmtree(hidden_folder(self._path), ignore_errors=True)
 
     def finish(self) -> xr.Dataset:
         """The traces, read from the file as they are used."""

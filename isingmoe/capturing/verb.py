@@ -147,6 +147,9 @@ def capture(
     read, needed = begun(texts)
     decoded, also_needed = (None, False) if targets is None else begun(targets)
     model, tokenizer = with_tokenizer(model, tokenizer, needed or also_needed, loading)
+    with in_eval_mode(model), recorded(model):
+        # Whether there is anything to record, before the texts are read.
+        pass
     cut = cut_of(model, tokenizer, max_tokens, stride, pack, generate)
     encode, vocabulary = encoder_of(tokenizer), vocabulary_size(model)
     tokens = tokenize(read, encode, cut, vocab_size=vocabulary)
@@ -265,6 +268,8 @@ class _Job:
 
     def _identity(self, described: Mapping[str, str]) -> dict[str, Any]:
         """What decides the content: another capture does not go on with this one."""
+        # The number of threads decides no more than the last digits of weights.
+        described = {name: told for name, told in described.items() if name != "threads"}
         return {
             "model": model_name(self.model),
             "weights": self._weights,
