@@ -272,6 +272,8 @@ class _Quiet(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Otherwise a body waits 40 ms for the header to be acknowledged.
+    disable_nagle_algorithm = True
     owner: StandIn
 
     def log_message(self, *_: Any) -> None:
