@@ -206,7 +206,7 @@ def test_archives_keep_empty_sequences(make_traces, tmp_path):
 def test_axes_are_asked_for_where_both_fit(tmp_path):
     index = np.arange(18).reshape(3, 3, 2)
     path = tmp_path / "arrays.npz"
-    np.savez(path, expert_index=index, lengths=[3])
+    np.savez(path, expert_index=index, lengths=[3], layer=[0, 1, 2])
     with pytest.raises(ValueError, match="--axes"):
         import_traces(path, num_experts=18, ranked=True, format="npz")
     found = import_traces(path, num_experts=18, ranked=True, format="npz", axes="layer,token,rank")

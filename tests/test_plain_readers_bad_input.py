@@ -43,6 +43,7 @@ def npz(**change: Any) -> Callable[[Path], object]:
         "expert_index": np.array([[[0, 1], [2, 3]]] * 3),
         "offsets": np.array([0, 1, 3]),
         "gate_weight": np.full((3, 2, 2), 0.5, np.float32),
+        "layer": np.array([4, 5]),
     }
     arrays = {name: value for name, value in (whole | change).items() if value is not ...}
     return lambda path: np.savez(path, **arrays)
@@ -176,13 +177,18 @@ JSONL = {
         text('{"sequence": 0, "experts": [[1], [2]]}\n{"sequence": 0, "experts": [[1]]}\n'),
         "line 2: experts: expected a list of 2, one for each layer, got 1",
     ),
+    "no layers": Case(
+        text('{"sequence": 0, "experts": [[1], [2]]}\n'),
+        "layers: expected the model's numbers of its layers with experts, as 0-23, which the file "
+        "does not say (it has 2 of them); give layers, on the command line --layers",
+    ),
     "layers without positions": Case(
         text("".join(json.dumps(record(position=..., layer=i)) + "\n" for i in (0, 1, 1))),
         "line 3: position: expected as many rows in every layer of a sequence, got 2 in layer 1 "
         "and 1 in layer 0",
     ),
     "no sequences": Case(
-        text('{"experts": [1]}\n'),
+        text('{"layer": 3, "experts": [1]}\n'),
         "sequences: expected to know where they start among 1 tokens, which the file does not say; "
         "name the field",
     ),
@@ -214,7 +220,7 @@ JSONL = {
         {"fields": {"position": "layer"}},
     ),
     "uneven cut": Case(
-        text('{"experts": [1]}\n' * 5),
+        text('{"layer": 3, "experts": [1]}\n' * 5),
         "sequence_length: expected a divisor of 5, the tokens in the file, got 2",
         {"sequence_length": 2},
     ),
@@ -283,12 +289,17 @@ TABLE = {
     "rank below 0": Case(
         text(LONG + "0,0,0,-1,1,0.6\n"), "line 2: rank: expected 0 to 1023, got -1"
     ),
+    "no layer": Case(
+        text("sequence,position,expert\n0,0,1\n"),
+        "layers: expected the model's numbers of its layers with experts, as 0-23, which the file "
+        "does not say (it has 1 of them); give layers, on the command line --layers",
+    ),
     "no ranks": Case(
         text("sequence,position,layer,expert\n0,0,0,1\n0,0,0,2\n"),
         "line 3: expected each token once, got this sequence, position and layer a second time",
     ),
     "no positions": Case(
-        text("sequence,rank,expert\n0,0,1\n"),
+        text("sequence,layer,rank,expert\n0,0,0,1\n"),
         "position: expected in each row, since a token takes several; name the column",
     ),
     "weight a text": Case(
@@ -370,7 +381,7 @@ NPZ = {
     ),
     "archive of another kind": Case(
         npz(expert_index=..., topk=np.zeros((3, 2, 2), int)),
-        "expert_index: expected an array 'expert_index', got offsets, gate_weight, topk; name it",
+        "expert_index: expected an array 'expert_index', got offsets, gate_weight, layer, topk; name it",
     ),
     "array never there": Case(
         npz(), "token_id: expected an array 'tokens', got", {"fields": {"token_id": "tokens"}}
@@ -417,7 +428,7 @@ NPZ = {
         {"axes": "token,layer,rank"},
     ),
     "lengths": Case(
-        npz(offsets=..., lengths=np.array([1, 1, 1, 1])),
+        npz(offsets=..., lengths=np.array([1, 1, 1, 1]), layer=...),
         "expert_index: expected an axis of 4 tokens, as the other arrays say, got shape (3, 2, 2)",
     ),
     "weights of another shape": Case(
@@ -446,6 +457,16 @@ NPZ = {
     ),
     "sequences twice said": Case(
         npz(), "sequence_length: expected none, since the file says", {"sequence_length": 3}
+    ),
+    "no layers": Case(
+        npz(layer=...),
+        "layers: expected the model's numbers of its layers with experts, as 0-23, which the file "
+        "does not say (it has 2 of them); give layers, on the command line --layers",
+    ),
+    "layers of another number": Case(
+        npz(layer=...),
+        "layers: expected 2 numbers, one for each layer in the file",
+        {"layers": [1]},
     ),
     "layers twice said": Case(
         npz(layer=np.array([3, 4])),

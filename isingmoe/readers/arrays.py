@@ -15,7 +15,7 @@ from isingmoe._text import plain
 from isingmoe.readers.archives import BROKEN, archive_names, starts_as_archive
 from isingmoe.readers.cutting import check_cut, tokens_to_a_sequence
 from isingmoe.readers.options import layer_numbers, needed, order_of_ranks
-from isingmoe.readers.rows import check_ids, named_fields
+from isingmoe.readers.rows import check_ids, known_layers, named_fields
 from isingmoe.recorded import Recording, assemble
 
 __all__ = ["CANNOT_KNOW", "DESCRIPTION", "NAME", "looks_like", "read"]
@@ -24,7 +24,8 @@ NAME = "npz"
 DESCRIPTION = "NumPy archive of the experts of all tokens"
 CANNOT_KNOW = (
     "the number of experts; the order of ranks without weights; where sequences start without "
-    "offsets or lengths; which axis is that of the layers, where that does not tell either"
+    "offsets or lengths; the numbers of the layers without an array of them; which axis is that "
+    "of the layers, where nothing else tells"
 )
 _FIELDS = {
     name: name
@@ -83,7 +84,7 @@ def read(
         (sequence), and, where it has them, `gate_weight`, `token_id` (token),
         `start_position` (sequence) and `layer` (layer), where it is not that.
     layers : sequence of int, optional
-        Numbers of the layers, where the archive has no `layer`; 0, 1, .. by default.
+        Numbers of the layers, where the archive has no `layer`.
     single_sequence : bool, optional
         All tokens are of one sequence, where there are neither offsets nor lengths.
     sequence_length : int, optional
@@ -297,7 +298,7 @@ def _layers(
     arrays: dict[str, NDArray[Any]], layers: Sequence[int] | None, n_layers: int, source: Path
 ) -> list[int]:
     if "layer" not in arrays:
-        return layer_numbers(layers, n_layers, source)
+        return known_layers(layers, n_layers, source)
     if layers is not None:
         raise ValueError(
             f"{source}: layers: expected none, since the file has them, got {list(layers)}; leave "

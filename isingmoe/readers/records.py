@@ -11,19 +11,18 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe.readers.lines import first_json, json_lines
-from isingmoe.readers.options import layer_numbers
 from isingmoe.readers.parsing import Table, parsed
 from isingmoe.readers.placing import Rows
-from isingmoe.readers.rows import named_fields, rows_to_traces
+from isingmoe.readers.rows import known_layers, named_fields, rows_to_traces
 
 __all__ = ["CANNOT_KNOW", "DESCRIPTION", "NAME", "looks_like", "read"]
 
 NAME = "jsonl"
 DESCRIPTION = "JSONL with a record for each token, or for each token and layer"
 CANNOT_KNOW = (
-    "the number of experts; the order of ranks without weights; where sequences start without a "
-    "field that says it; tokens dropped, without positions, or before the first and after the "
-    "last record of a sequence"
+    "the number of experts; the order of ranks without weights; where sequences start and which "
+    "layers there are, without fields that say it; tokens dropped, without positions, or before "
+    "the first and after the last record of a sequence"
 )
 _FIELDS = {
     "sequence": "sequence",
@@ -66,7 +65,7 @@ def read(
         What the file calls `sequence`, `position`, `layer`, `experts`, `weights` and
         `token_id`, where it is not that. All but the experts may be missing.
     layers : sequence of int, optional
-        Numbers of the layers, where the records have no such field; 0, 1, .. by default.
+        Numbers of the layers, where the records have no such field.
     single_sequence : bool, optional
         All tokens are of one sequence, where the records do not say it.
     sequence_length : int, optional
@@ -120,7 +119,7 @@ def _rows(table: Table, source: Path, layers: Sequence[int] | None) -> Rows:
 
     layer = table.layer
     if table.n_layers:
-        numbers = layer_numbers(layers, table.n_layers, source)
+        numbers = known_layers(layers, table.n_layers, source)
         layer = np.tile(np.array(numbers), len(table.expert) // table.n_layers)
     return Rows(
         expert=table.expert,

@@ -14,7 +14,7 @@ from isingmoe.readers.options import layer_numbers, needed, order_of_ranks
 from isingmoe.readers.placing import Rows, recordings
 from isingmoe.recorded import assemble, expert_ids
 
-__all__ = ["check_ids", "named_fields", "rows_to_traces"]
+__all__ = ["check_ids", "known_layers", "named_fields", "rows_to_traces"]
 
 
 def named_fields(
@@ -74,6 +74,19 @@ def check_ids(ids: NDArray[Any], num_experts: int, where: Callable[[int], str]) 
         expert_ids(ids[row], num_experts=num_experts, where=where(row), name="expert")
 
 
+def known_layers(layers: Sequence[int] | None, found: int, source: object) -> list[int]:
+    """The model's numbers of the `found` layers of a file that does not say them.
+
+    Raises
+    ------
+    ValueError
+        If they are not given, there are more or fewer, or one is twice there.
+    """
+    what = "the model's numbers of its layers with experts, as 0-23"
+    given = needed(layers, "layers", what, source, f"it has {found} of them")
+    return layer_numbers(given, found, source)
+
+
 def rows_to_traces(
     rows: Rows,
     *,
@@ -129,7 +142,7 @@ def rows_to_traces(
             )
     check_ids(rows.expert, n_experts, rows.where)
     if rows.layer is None:
-        numbers = layer_numbers(layers, 1, rows.source)
+        numbers = known_layers(layers, 1, rows.source)
         place = np.zeros(len(rows.expert), np.int64)
     elif layers is not None:
         raise ValueError(

@@ -18,9 +18,9 @@ __all__ = ["CANNOT_KNOW", "DESCRIPTION", "NAME", "looks_like", "read"]
 NAME = "table"
 DESCRIPTION = "table with a row for each token and layer, or for each rank of these"
 CANNOT_KNOW = (
-    "the number of experts; the order of ranks without weights; where sequences start without a "
-    "column that says it; tokens dropped, without positions, or before the first and after the "
-    "last row of a sequence"
+    "the number of experts; the order of ranks without weights; where sequences start and which "
+    "layer it is, without columns that say it; tokens dropped, without positions, or before the "
+    "first and after the last row of a sequence"
 )
 _FIELDS = {
     name: name for name in ("sequence", "position", "layer", "rank", "expert", "weight", "token_id")
@@ -68,7 +68,7 @@ def read(
         What the table calls `sequence`, `position`, `layer`, `rank`, `expert`, `weight` and
         `token_id`, where it is not that. All but the experts may be missing.
     layers : sequence of int, optional
-        Number of the layer, where the table has no such column; 0 by default.
+        Number of the layer, where the table has no such column.
     single_sequence : bool, optional
         All tokens are of one sequence, where the table does not say it.
     sequence_length : int, optional
