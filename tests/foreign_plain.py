@@ -114,7 +114,7 @@ def write_records(
                 if experts or not omit_gaps:
                     lines.append({**shared, "layer": layer, "experts": experts, "weights": weights})
     if shuffle is not None:
-        np.random.default_rng(shuffle).shuffle(lines)  # ty: ignore
+        np.random.default_rng(shuffle).shuffle(lines)
     with path.open("w") as stream:
         for line in lines:
             named = {names[key]: value for key, value in line.items() if key in names}

@@ -381,7 +381,7 @@ NPZ = {
     ),
     "archive of another kind": Case(
         npz(expert_index=..., topk=np.zeros((3, 2, 2), int)),
-        "expert_index: expected an array 'expert_index', got offsets, gate_weight, layer, topk; name it",
+        "expert_index: expected an array 'expert_index', got offsets, gate_weight, layer, topk;",
     ),
     "array never there": Case(
         npz(), "token_id: expected an array 'tokens', got", {"fields": {"token_id": "tokens"}}
