@@ -63,7 +63,7 @@ def test_capture(benchmark, model, texts, tmp_path):
 
 @pytest.mark.benchmark(group=GROUP)
 def test_overhead(benchmark, model, texts, tmp_path):
-    """In turn, so that whatever else the machine does hits both; at most 5 % by the medians.
+    """In turn, so that whatever else the machine does hits both; at most 5 % by the least of each.
 
     A third of a second goes to opening and closing the file, however many tokens there are.
     """
@@ -80,6 +80,6 @@ def test_overhead(benchmark, model, texts, tmp_path):
             seconds[name].append(time.process_time() - started)
 
     benchmark.pedantic(turn, rounds=3)
-    ratio = np.median(seconds["capture"]) / np.median(seconds["plain"])
+    ratio = min(seconds["capture"]) / min(seconds["plain"])
     benchmark.extra_info["ratio"] = round(float(ratio), 3)
     assert ratio < 1.05
