@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -96,8 +98,7 @@ def load_model(name: str | os.PathLike[str], loading: Loading) -> nn.Module:
     ValueError
         If it is dense, or cannot be loaded as asked.
     """
-    import transformers
-
+    transformers = library()
     name = os.fspath(name)
     device = _device(loading.device)
     with _few_words():
@@ -117,6 +118,11 @@ def load_model(name: str | os.PathLike[str], loading: Loading) -> nn.Module:
     return model.eval()
 
 
+def library() -> Any:
+    """Transformers, behind a name that keeps type checkers from reading all of its models."""
+    return importlib.import_module("transformers")
+
+
 def load_tokenizer(name: str | os.PathLike[str], loading: Loading) -> Any:
     """Load the tokenizer of a model.
 
@@ -129,11 +135,9 @@ def load_tokenizer(name: str | os.PathLike[str], loading: Loading) -> Any:
     OSError, ValueError
         If the model has none.
     """
-    from transformers import AutoTokenizer
-
     name = os.fspath(name)
     with _few_words(), _one_line(name, "a tokenizer beside the model (or tokenizer=, token ids)"):
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = library().AutoTokenizer.from_pretrained(
             name, revision=loading.revision, trust_remote_code=loading.trust_remote_code
         )
         # One without a file is made of nothing but special tokens.
@@ -157,8 +161,6 @@ def _prepared(name: str, loading: Loading) -> tuple[Any, str]:
 
 
 def _config(name: str, loading: Loading) -> Any:
-    from transformers import AutoConfig
-
     folder = Path(name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise FileNotFoundError(
@@ -167,18 +169,16 @@ def _config(name: str, loading: Loading) -> Any:
     if folder.is_file():
         raise NotADirectoryError(f"{name}: expected a folder with a model, got a file")
     with _one_line(name, "a folder, or a model of the Hugging Face hub"):
-        return AutoConfig.from_pretrained(
+        return library().AutoConfig.from_pretrained(
             name, revision=loading.revision, trust_remote_code=loading.trust_remote_code
         )
 
 
 def _maker(name: str, config: Any) -> str:
     """The auto class of transformers that makes a model of this kind."""
-    import transformers
-
     own = getattr(config, "auto_map", None) or {}
     for maker in _CLASSES:
-        if maker in own or type(config) in getattr(transformers, maker)._model_mapping:
+        if maker in own or type(config) in getattr(library(), maker)._model_mapping:
             return maker
     raise ValueError(
         f"{name}: expected a model that reads text, got {config.model_type}, which transformers "
@@ -188,12 +188,10 @@ def _maker(name: str, config: Any) -> str:
 
 def _check_experts(name: str, maker: str, config: Any, loading: Loading) -> None:
     """Raise where a model is dense, before its weights are downloaded."""
-    import transformers
-
     if loading.trust_remote_code:
         return
     with torch.device("meta"), _one_line(name, "a model that transformers can make"):
-        skeleton = getattr(transformers, maker).from_config(config)
+        skeleton = getattr(library(), maker).from_config(config)
     if not find_sites(skeleton):
         raise ValueError(
             f"{name}: expected a model with routed experts, got {type(skeleton).__name__}, which "
@@ -221,10 +219,7 @@ def _device(name: str | None) -> torch.device:
 @contextmanager
 def _few_words() -> Iterator[None]:
     """Keep the libraries from telling of every attempt at a connection."""
-    import logging
-
-    import transformers
-
+    transformers = library()
     level = transformers.logging.get_verbosity()
     hub = logging.getLogger("huggingface_hub")
     before = hub.level

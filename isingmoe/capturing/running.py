@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from isingmoe.capturing.batches import Padded, pad
 from isingmoe.capturing.collating import Layout, Stack
+from isingmoe.capturing.loading import library
 from isingmoe.tokens import TokenSequences
 
 __all__ = ["Continuation", "Runner", "runs_alone", "without_pads"]
@@ -333,9 +334,7 @@ def _eos_ids(model: Any) -> list[int]:
 
 def _generation(model: Any, continuation: Continuation, pad_id: int) -> Any:
     """Settings of `generate` for plain sampling: what is drawn is up to `_Draw`."""
-    from transformers import GenerationConfig
-
-    return GenerationConfig(
+    return library().GenerationConfig(
         max_new_tokens=continuation.n_tokens,
         do_sample=False,
         num_beams=1,
