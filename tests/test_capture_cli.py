@@ -111,12 +111,15 @@ def test_what_is_wrong_is_said_in_one_line(run_cli, olmoe_folder, speech, tmp_pa
     bare = small.save(small.causal("olmoe"), tmp_path / "bare", with_tokenizer=False)
     other = tmp_path / "other"
     other.mkdir()
+    cut = small.save(small.causal("olmoe"), tmp_path / "cut")
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:1000])
     model = ("capture", olmoe_folder)
     text = ("--text", speech)
     for arguments, words in (
         (("capture", "nobody/no-such-model", *text), "nobody/no-such-model: expected a folder, or"),
         (("capture", dense(tmp_path / "dense"), *text), "which is dense and has no routing"),
         (("capture", bare, *text), "bare: expected a tokenizer beside the model"),
+        (("capture", cut, *text), "cut: expected a model that transformers can load, got none"),
         (("capture", other, *text), "other: expected a folder with a model, got one without"),
         (("capture", speech, *text), "speech.txt: expected a folder with a model, got a file"),
         ((*model, "--text", bad), "bad.txt: byte 2: expected utf-8 text, got 0xff"),
