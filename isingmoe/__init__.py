@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from isingmoe.fitted import Fit, open_fit
     from isingmoe.generation import generate
     from isingmoe.goodness import goodness_of_fit
+    from isingmoe.hidden_states import hidden_offsets, open_hidden
     from isingmoe.inference import cross_validate, fit
     from isingmoe.length_estimates import correlation_lengths
     from isingmoe.markov_test import chapman_kolmogorov
@@ -107,6 +108,7 @@ _HOME = {
     "expert_correlations": ("expert_correlation",),
     "fitted": ("Fit", "open_fit"),
     "generation": ("generate",),
+    "hidden_states": ("hidden_offsets", "open_hidden"),
     "goodness": ("goodness_of_fit",),
     "inference": ("cross_validate", "fit"),
     "mem_states": ("mem",),
@@ -194,6 +196,7 @@ __all__ = [
     "fit",
     "generate",
     "goodness_of_fit",
+    "hidden_offsets",
     "import_traces",
     "info",
     "irreversibility",
@@ -204,6 +207,7 @@ __all__ = [
     "open_budget",
     "open_comparison",
     "open_fit",
+    "open_hidden",
     "open_traces",
     "plot_block_sizes",
     "plot_budget",

@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe._text import plain
+from isingmoe.readers.archives import BROKEN, archive_names
 from isingmoe.readers.lines import files_of
 from isingmoe.readers.options import needed, order_of_ranks
 from isingmoe.recorded import Recording, assemble, expert_ids
@@ -50,11 +51,15 @@ def looks_like(path: Path) -> bool:
     if path.is_dir():
         files = sorted(path.glob("*.pt"))
         return bool(files) and looks_like(files[0])
-    if path.suffix != ".pt" or not zipfile.is_zipfile(path):
+    names = archive_names(path) if path.suffix == ".pt" else None
+    pickles = [name for name in names or () if name.endswith("/data.pkl")]
+    if not pickles:
         return False
-    with zipfile.ZipFile(path) as archive:
-        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        return any(_MARK in archive.read(name) for name in pickles)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(_MARK in archive.read(name) for name in pickles)
+    except BROKEN:
+        return False
 
 
 def has_dumps(source: Path) -> bool:
