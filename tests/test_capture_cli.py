@@ -163,9 +163,11 @@ def test_what_exists_is_kept(run_cli, olmoe_folder, speech, tmp_path):
 # and slow batches, so that a signal finds them at work. What takes long to import is there before.
 NURSERY = """
 import json, os, sys, time
-import torch, transformers.models.olmoe.modeling_olmoe, transformers.generation, zarr, tokenizers
+import torch, transformers.models.olmoe.modeling_olmoe, zarr, h5netcdf
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 import isingmoe.appending as appending
 import isingmoe.capturing.verb
+import isingmoe.cli.capture
 from isingmoe.capturing.running import Runner
 from isingmoe.cli._app import run
 torch.set_num_threads(1)
