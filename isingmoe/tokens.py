@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import weakref
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -93,7 +94,7 @@ class TokenSequences:
         self._file = tempfile.TemporaryFile(prefix="isingmoe-tokens-")  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self._n_stored = 0
-        self._table: list[tuple[int, int, int, int, int]] = []
+        self._table = array("q")
         self._digest = hashlib.sha256()
         self.names: list[str] = []
         self.hashes: list[str] = []
@@ -121,12 +122,12 @@ class TokenSequences:
         return self._n_stored - len(ids)
 
     def _add(self, begin: int, text: int, offset: int, length: int, context: int) -> None:
-        self._table.append((begin, length, context, text, offset))
+        self._table.extend((begin, length, context, text, offset))
 
     def _finish(self) -> TokenSequences:
         self._file.flush()
         table = np.array(self._table, np.int64).reshape(-1, 5)
-        self._table = []
+        self._table = array("q")
         self._digest.update(table.astype("<i8").tobytes())
         self._start, self.length, self.context, self.text, self.offset = table.T.copy()
         self.sha256 = self._digest.hexdigest()

@@ -111,12 +111,15 @@ def test_what_is_wrong_is_said_in_one_line(run_cli, olmoe_folder, speech, tmp_pa
     bare = small.save(small.causal("olmoe"), tmp_path / "bare", with_tokenizer=False)
     other = tmp_path / "other"
     other.mkdir()
+    cut = small.save(small.causal("olmoe"), tmp_path / "cut")
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:1000])
     model = ("capture", olmoe_folder)
     text = ("--text", speech)
     for arguments, words in (
         (("capture", "nobody/no-such-model", *text), "nobody/no-such-model: expected a folder, or"),
         (("capture", dense(tmp_path / "dense"), *text), "which is dense and has no routing"),
         (("capture", bare, *text), "bare: expected a tokenizer beside the model"),
+        (("capture", cut, *text), "cut: expected a model that transformers can load, got none"),
         (("capture", other, *text), "other: expected a folder with a model, got one without"),
         (("capture", speech, *text), "speech.txt: expected a folder with a model, got a file"),
         ((*model, "--text", bad), "bad.txt: byte 2: expected utf-8 text, got 0xff"),
@@ -160,9 +163,11 @@ def test_what_exists_is_kept(run_cli, olmoe_folder, speech, tmp_path):
 # and slow batches, so that a signal finds them at work. What takes long to import is there before.
 NURSERY = """
 import json, os, sys, time
-import torch, transformers.models.olmoe.modeling_olmoe, transformers.generation, zarr, tokenizers
+import torch, transformers.models.olmoe.modeling_olmoe, zarr, h5netcdf
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 import isingmoe.appending as appending
 import isingmoe.capturing.verb
+import isingmoe.cli.capture
 from isingmoe.capturing.running import Runner
 from isingmoe.cli._app import run
 torch.set_num_threads(1)

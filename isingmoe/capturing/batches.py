@@ -41,7 +41,7 @@ class Padded:
 
 
 def plan_batches(
-    length: NDArray[np.int64], batch_tokens: int, *, equal: bool = False, more: int = 0
+    length: NDArray[np.int64], batch_tokens: int, *, equal: bool = False
 ) -> Iterator[NDArray[np.int64]]:
     """Put sequences in batches; the same ones for the same lengths.
 
@@ -52,8 +52,6 @@ def plan_batches(
         Tokens of a batch at most, pads included; a longer sequence is a batch of its own.
     equal : bool
         Whether only sequences of equal length may be together, so that there are no pads.
-    more : int
-        Tokens that each sequence grows by.
 
     Yields
     ------
@@ -61,18 +59,18 @@ def plan_batches(
         Numbers of the sequences of a batch. Batches that together hold the sequences between
         two numbers follow each other.
     """
-    size = length + more
+    total = np.append(0, np.cumsum(length))
     begin = 0
-    while begin < len(size):
-        total = np.cumsum(size[begin:])
-        end = begin + max(int(np.searchsorted(total, _SORTED_BATCHES * batch_tokens, "right")), 1)
-        order = begin + np.argsort(-size[begin:end], kind="stable")
+    while begin < len(length):
+        limit = total[begin] + _SORTED_BATCHES * batch_tokens
+        end = max(int(np.searchsorted(total, limit, "right")) - 1, begin + 1)
+        order = begin + np.argsort(-length[begin:end], kind="stable")
         first = 0
         for place in range(1, len(order) + 1):
             # The first of a batch is its longest.
-            longest = size[order[first]]
+            longest = length[order[first]]
             full = (place - first + 1) * longest > batch_tokens
-            if place == len(order) or full or (equal and size[order[place]] != longest):
+            if place == len(order) or full or (equal and length[order[place]] != longest):
                 yield order[first:place]
                 first = place
         begin = end

@@ -78,6 +78,9 @@ def weight_hash(model: nn.Module) -> str:
     """A hash of some values of every parameter and buffer, to tell models apart."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
+        # Quantised layers keep more than tensors.
+        if not isinstance(value, torch.Tensor):
+            continue
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         # Of what is kept on the disk only the shape is at hand.
         if value.device.type != "meta" and value.numel():

@@ -242,11 +242,13 @@ def _one_line(name: str, expected: str) -> Iterator[None]:
     """Say in one line why something could not be loaded."""
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    # Whatever a hub, a damaged file or code that comes with a model may raise.
+    except Exception as error:
         text = f"{name}: expected {expected}, got none ({_first_line(error)}); {_remedy(error)}"
-        kind = OSError if isinstance(error, OSError) else ValueError
-        if isinstance(error, ImportError):
-            kind = ImportError
+        kinds = (OSError, ImportError)
+        kind = next((known for known in kinds if isinstance(error, known)), ValueError)
         raise kind(text) from error
 
 
