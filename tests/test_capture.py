@@ -562,7 +562,7 @@ def test_other_captures_do_not_go_on_with_an_unfinished_one(olmoe, tmp_path):
         assert traces.sizes["sequence"] == 11
 
 
-def test_offload_to_the_disk_is_seen_through(tmp_path):
+def test_a_map_of_devices_changes_nothing(tmp_path):
     pytest.importorskip("accelerate")
     folder = small.save(small.causal("mixtral"), tmp_path / "model", with_tokenizer=False)
     texts = small.token_ids(10, 7)
