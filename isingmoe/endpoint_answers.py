@@ -17,8 +17,6 @@ from isingmoe.recorded import Recording
 
 __all__ = ["Answer", "Facts", "Layout", "layout_of", "without_experts"]
 
-_BYTES = 4
-
 
 @dataclass(frozen=True)
 class Facts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from isingmoe._text import plain
 from isingmoe.endpoint_requests import Connection, Patience, RefusedError, base_url
+from isingmoe.tokens import check_temperature
 
 __all__ = [
     "FLAG",
@@ -126,10 +126,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.new_tokens < 0:
             raise ValueError(f"generate: expected 0 or more tokens, got {self.new_tokens}")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(
-                f"temperature: expected a finite number from 0 up, got {self.temperature}"
-            )
+        check_temperature(self.temperature)
 
 
 async def identify(connection: Connection, kind: str | None, model: str | None) -> Server:

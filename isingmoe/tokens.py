@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 import weakref
 from array import array
@@ -16,9 +17,21 @@ from numpy.typing import NDArray
 
 from isingmoe.texts import Text
 
-__all__ = ["Cut", "Encode", "TokenSequences", "brief", "describe_texts", "tokenize"]
+__all__ = [
+    "MAX_TOKENS",
+    "Cut",
+    "Encode",
+    "TokenSequences",
+    "brief",
+    "check_temperature",
+    "describe_texts",
+    "tokenize",
+]
 
 Encode = Callable[[list[str]], Sequence[Sequence[int]]]
+
+# Of a sequence by default, where the model reads as many.
+MAX_TOKENS = 512
 
 # Texts that are named one by one.
 _MOST_TEXTS = 10_000
@@ -219,6 +232,12 @@ def brief(tokens: TokenSequences, generate: int) -> str:
         f"{'sequence' if n_sequences == 1 else 'sequences'}"
     )
     return f"{read}, each continued by the model" if generate else read
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise where a model could write nothing at a temperature."""
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ValueError(f"temperature: expected a finite number from 0 up, got {temperature}")
 
 
 class _Joined:

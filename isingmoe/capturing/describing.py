@@ -14,7 +14,7 @@ from torch import nn
 from isingmoe.capturing.rules import router_rule
 from isingmoe.capturing.sites import Site
 
-__all__ = ["context_length", "describe_model", "model_name", "weight_hash"]
+__all__ = ["context_length", "describe_model", "model_name", "text_config", "weight_hash"]
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate")
 _SAMPLED = 64
@@ -26,9 +26,14 @@ def model_name(model: nn.Module) -> str:
     return getattr(config, "name_or_path", "") or type(model).__name__
 
 
+def text_config(model: nn.Module) -> Any:
+    """The configuration of a model, or the part of it that is of its language model."""
+    return _of_text(getattr(model, "config", None))
+
+
 def context_length(model: nn.Module) -> int | None:
     """Tokens that the model can read at once; None where nothing says."""
-    config = _of_text(getattr(model, "config", None))
+    config = text_config(model)
     length = getattr(config, "max_position_embeddings", None)
     return length if isinstance(length, int) and length > 0 else None
 
@@ -111,7 +116,7 @@ def _implementation(config: Any, name: str) -> str:
 
 def _position_encoding(model: nn.Module) -> str:
     """What tells the model where a token is, with its parameters."""
-    config = _of_text(getattr(model, "config", None))
+    config = text_config(model)
     classes = {type(module).__name__.lower() for module in model.modules()}
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     kinds = []

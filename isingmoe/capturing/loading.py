@@ -18,7 +18,7 @@ from torch import nn
 
 from isingmoe.capturing.sites import find_sites
 
-__all__ = ["Loading", "check_model", "load_model", "load_tokenizer"]
+__all__ = ["Loading", "Prepared", "library", "load_model", "load_tokenizer", "prepare_model"]
 
 _DTYPES = ("auto", "float64", "float32", "bfloat16", "float16")
 # The first that knows the configuration is taken.
@@ -70,20 +70,57 @@ class Loading:
                 )
 
 
-def check_model(name: str | os.PathLike[str], loading: Loading) -> None:
-    """Raise, as `load_model` does, for what can be seen before the weights are downloaded."""
-    _device(loading.device)
+@dataclass(frozen=True)
+class Prepared:
+    """A model with experts whose weights are still to be loaded.
+
+    Attributes
+    ----------
+    name : str
+        On the Hugging Face hub, or a folder.
+    config : PretrainedConfig
+    maker : str
+        The auto class of transformers that makes it.
+    device : device
+        Where it is to run, unless it is spread over several.
+    """
+
+    name: str
+    config: Any
+    maker: str
+    device: torch.device
+
+
+def prepare_model(name: str | os.PathLike[str], loading: Loading) -> Prepared:
+    """Find out what can be seen of a model before its weights are downloaded.
+
+    Raises
+    ------
+    OSError
+        If there is no such model, or it cannot be reached.
+    ValueError
+        If it is dense, or cannot be loaded as asked.
+    """
+    name, device = os.fspath(name), _device(loading.device)
     with _few_words():
-        _prepared(os.fspath(name), loading)
+        config = _config(name, loading)
+        experts = loading.experts_implementation
+        if experts is None and loading.dtype == "float64":
+            # The others have no product of so many digits.
+            experts = "eager"
+        if experts is not None:
+            config._experts_implementation = experts
+        maker = _maker(name, config)
+        _check_experts(name, maker, config, loading)
+    return Prepared(name, config, maker, device)
 
 
-def load_model(name: str | os.PathLike[str], loading: Loading) -> nn.Module:
+def load_model(prepared: Prepared, loading: Loading) -> nn.Module:
     """Load a model for inference.
 
     Parameters
     ----------
-    name : str or path
-        On the Hugging Face hub, or a folder.
+    prepared : Prepared
     loading : Loading
 
     Returns
@@ -94,17 +131,14 @@ def load_model(name: str | os.PathLike[str], loading: Loading) -> nn.Module:
     Raises
     ------
     OSError
-        If there is no such model, or it cannot be reached.
+        If its weights cannot be reached.
     ValueError
-        If it is dense, or cannot be loaded as asked.
+        If it cannot be loaded as asked.
     """
-    transformers = library()
-    name = os.fspath(name)
-    device = _device(loading.device)
+    name = prepared.name
     with _few_words():
-        config, maker = _prepared(name, loading)
         given: dict[str, Any] = {
-            "config": config,
+            "config": prepared.config,
             "revision": loading.revision,
             "dtype": loading.dtype,
             "trust_remote_code": loading.trust_remote_code,
@@ -112,9 +146,9 @@ def load_model(name: str | os.PathLike[str], loading: Loading) -> nn.Module:
         if loading.device_map is not None:
             given["device_map"] = loading.device_map
         with _one_line(name, "a model that transformers can load"):
-            model = getattr(transformers, maker).from_pretrained(name, **given)
+            model = getattr(library(), prepared.maker).from_pretrained(name, **given)
         if loading.device_map is None:
-            model = model.to(device)
+            model = model.to(prepared.device)
     return model.eval()
 
 
@@ -144,20 +178,6 @@ def load_tokenizer(name: str | os.PathLike[str], loading: Loading) -> Any:
         if len(tokenizer) <= len(tokenizer.all_special_ids):
             raise ValueError("there is no file of a tokenizer")
     return tokenizer
-
-
-def _prepared(name: str, loading: Loading) -> tuple[Any, str]:
-    """The configuration of a model with experts, and the class that makes it."""
-    config = _config(name, loading)
-    experts = loading.experts_implementation
-    if experts is None and loading.dtype == "float64":
-        # The others have no product of so many digits.
-        experts = "eager"
-    if experts is not None:
-        config._experts_implementation = experts
-    maker = _maker(name, config)
-    _check_experts(name, maker, config, loading)
-    return config, maker
 
 
 def _config(name: str, loading: Loading) -> Any:

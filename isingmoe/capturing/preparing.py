@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from isingmoe.capturing.describing import context_length, model_name
-from isingmoe.capturing.loading import Loading, check_model, load_model, load_tokenizer
+from isingmoe.capturing.describing import context_length, model_name, text_config
+from isingmoe.capturing.loading import Loading, load_model, load_tokenizer, prepare_model
 from isingmoe.texts import Text, read_texts
-from isingmoe.tokens import Cut, Encode, TokenSequences
+from isingmoe.tokens import MAX_TOKENS, Cut, Encode, TokenSequences
 
 __all__ = [
     "begun",
@@ -26,8 +26,6 @@ __all__ = [
     "vocabulary_size",
     "with_tokenizer",
 ]
-
-_MAX_TOKENS = 512
 
 
 def with_tokenizer(
@@ -47,10 +45,10 @@ def with_tokenizer(
     if not isinstance(model, str | os.PathLike):
         raise TypeError(f"model: expected a name, a folder or a Module, got {type(model).__name__}")
     loading = Loading(**options)
-    check_model(model, loading)
+    prepared = prepare_model(model, loading)
     if tokenizer is None and needed:
         tokenizer = load_tokenizer(model, loading)
-    return load_model(model, loading), tokenizer
+    return load_model(prepared, loading), tokenizer
 
 
 def begun(texts: Any) -> tuple[Iterator[Text], bool]:
@@ -79,7 +77,7 @@ def cut_of(
             f"{(max_tokens or 1) + generate}; choose fewer"
         )
     if max_tokens is None:
-        max_tokens = _MAX_TOKENS if limit is None else min(_MAX_TOKENS, limit - generate)
+        max_tokens = MAX_TOKENS if limit is None else min(MAX_TOKENS, limit - generate)
     separator: Any = None
     if pack:
         separator = getattr(tokenizer, "eos_token_id", None)
@@ -110,10 +108,7 @@ def encoder_of(tokenizer: Any) -> Encode | None:
 
 def vocabulary_size(model: nn.Module) -> int | None:
     """Tokens that the model knows; None where nothing says."""
-    config: Any = getattr(model, "config", None)
-    if hasattr(config, "get_text_config"):
-        config = config.get_text_config()
-    return getattr(config, "vocab_size", None)
+    return getattr(text_config(model), "vocab_size", None)
 
 
 def pad_of(model: nn.Module, tokenizer: Any) -> int:

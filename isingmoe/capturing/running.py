@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from isingmoe.capturing.batches import Padded, pad
 from isingmoe.capturing.collating import Layout, Stack
 from isingmoe.capturing.loading import library
-from isingmoe.tokens import TokenSequences
+from isingmoe.tokens import TokenSequences, check_temperature
 
 __all__ = ["Continuation", "Runner", "runs_alone", "without_pads"]
 
@@ -46,10 +46,7 @@ class Continuation:
     def __post_init__(self) -> None:
         if self.n_tokens < 1:
             raise ValueError(f"generate: expected at least 1 token, got {self.n_tokens}")
-        if not (np.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(
-                f"temperature: expected a finite number from 0 up, got {self.temperature}"
-            )
+        check_temperature(self.temperature)
 
 
 def without_pads(model: nn.Module) -> bool:
@@ -173,7 +170,7 @@ class Runner:
         context = [int(n) for n in self._tokens.context[batch]]
         try:
             if self._continuation is not None:
-                return self._write(batch, sequences, context)
+                return self._write(self._continuation, batch, sequences, context)
             return self._read(batch, sequences, context)
         except torch.OutOfMemoryError:
             raise MemoryError(
@@ -211,14 +208,12 @@ class Runner:
 
     def _write(
         self,
+        continuation: Continuation,
         batch: NDArray[np.int64],
         sequences: list[NDArray[np.int32]],
         context: list[int],
     ) -> dict[str, Layout]:
         """Let the model go on from a batch, and find out which tokens it was given."""
-        continuation = self._continuation
-        if continuation is None:
-            raise TypeError("continuation: expected one, got None")
         # An encoder reads on to the end of its pads, a decoder goes on from the end of its text.
         padded = pad(sequences, self._pad_id, left=not self.has_encoder)
         model: Any = self._model
