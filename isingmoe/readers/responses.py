@@ -18,6 +18,7 @@ from isingmoe.recorded import Recording
 
 __all__ = [
     "Completion",
+    "NamedModel",
     "alike_in_tokens",
     "answers_of",
     "completions_of",
@@ -194,6 +195,27 @@ def decoded(text: str, where: str, name: str = "routed_experts") -> bytes:
             f"{where}: {name}: expected base64, got {plain(text, 20)!r} of {len(text)} characters "
             f"({error}); it may have been cut"
         ) from None
+
+
+class NamedModel:
+    """The model of answers that are read: the first name in them.
+
+    Attributes
+    ----------
+    name : str or None
+        None until an answer has named one.
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+    def seen(self, answers: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        """The answers, as they are read."""
+        for where, answer in answers:
+            if self.name is None and isinstance(answer, dict):
+                name = answer.get("model")
+                self.name = plain(name) if isinstance(name, str) and name else None
+            yield where, answer
 
 
 def alike_in_tokens(recordings: Iterable[Recording]) -> list[Recording]:

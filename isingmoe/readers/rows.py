@@ -96,7 +96,7 @@ def rows_to_traces(
     single_sequence: bool | None,
     sequence_length: int | None,
     model: str,
-    naming: Callable[[str], str],
+    kind: str,
 ) -> xr.Dataset:
     """Traces of rows.
 
@@ -112,8 +112,8 @@ def rows_to_traces(
     single_sequence, sequence_length : bool, int, optional
         Where the sequences start, asked for where the rows do not say it.
     model : str
-    naming : callable
-        From a part of the rows, as "sequence", to how the user can say where it is.
+    kind : {"field", "column"}
+        What the file has a part of the rows in.
 
     Raises
     ------
@@ -152,9 +152,7 @@ def rows_to_traces(
     else:
         found, place = np.unique(rows.layer, return_inverse=True)
         numbers = found.tolist()
-    sequence, position = _in_sequences(
-        rows, place, numbers, single_sequence, sequence_length, naming
-    )
+    sequence, position = _in_sequences(rows, place, numbers, single_sequence, sequence_length, kind)
     return assemble(
         recordings(rows, sequence, position, place, len(numbers)),
         layers=numbers,
@@ -166,13 +164,21 @@ def rows_to_traces(
     )
 
 
+def _naming(part: str, kind: str) -> str:
+    """How the user can say where a part of the rows is."""
+    return (
+        f"name the {kind} that says it, as fields {part}=NAME, on the command "
+        f"line --field {part}=NAME"
+    )
+
+
 def _in_sequences(
     rows: Rows,
     place: NDArray[np.int64],
     numbers: list[int],
     single_sequence: bool | None,
     sequence_length: int | None,
-    naming: Callable[[str], str],
+    kind: str,
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """The sequence of each row and its position in that."""
     check_cut(single_sequence, sequence_length, rows.source)
@@ -186,16 +192,20 @@ def _in_sequences(
         if rows.rank is not None:
             raise ValueError(
                 f"{rows.source}: position: expected in each row, since a token takes several; "
-                f"{naming('position')}"
+                f"{_naming('position', kind)}"
             )
         known = np.zeros(len(place), np.int64) if sequence is None else sequence
-        position = _counted(rows, known, place, numbers, naming)
+        position = _counted(rows, known, place, numbers, kind)
     if sequence is not None:
         return sequence, position
     n_tokens = int(position.max()) + 1 if rows.position is None else len(np.unique(position))
     if rows.position is None or sequence_length is None:
         size = tokens_to_a_sequence(
-            n_tokens, single_sequence, sequence_length, rows.source, f"{naming('sequence')}, or "
+            n_tokens,
+            single_sequence,
+            sequence_length,
+            rows.source,
+            f"{_naming('sequence', kind)}, or ",
         )
         if rows.position is not None:
             return np.zeros(len(place), np.int64), position
@@ -209,7 +219,7 @@ def _counted(
     sequence: NDArray[Any],
     place: NDArray[np.int64],
     numbers: list[int],
-    naming: Callable[[str], str],
+    kind: str,
 ) -> NDArray[np.int64]:
     """Positions by the order of the rows in each sequence and layer."""
     group = sequence.astype(np.int64) * len(numbers) + place
@@ -224,7 +234,7 @@ def _counted(
             f"{rows.where(last)}: position: expected as many rows in every layer of a sequence, "
             f"got {by_layer[row, column]} in layer {numbers[column]} and {by_layer[row, 0]} in "
             f"layer {numbers[0]} of the sequence that ends here, and no positions to tell which "
-            f"are missing; {naming('position')}"
+            f"are missing; {_naming('position', kind)}"
         )
     starts = np.cumsum(counts) - counts
     position = np.empty(len(group), np.int64)

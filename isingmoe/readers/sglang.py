@@ -15,6 +15,7 @@ from isingmoe.readers import sglang_recorder
 from isingmoe.readers.options import LayerColumns, layer_columns, needed, order_of_ranks
 from isingmoe.readers.responses import (
     Completion,
+    NamedModel,
     alike_in_tokens,
     answers_of,
     completions_of,
@@ -112,17 +113,10 @@ def read(
         raise ValueError(f"{where}: top_k, num_layers: expected at least 1, got {k} and {n_layers}")
     columns = layer_columns(layers, n_layers, where)
     order = order_of_ranks(ranked, k, where)
-    names: list[str] = []
-
-    def seen() -> Iterator[tuple[str, Any]]:
-        for place, answer in answers_of(source):
-            if not names and isinstance(answer, dict) and isinstance(answer.get("model"), str):
-                names.append(plain(answer["model"]))
-            yield place, answer
-
+    named = NamedModel()
     kept = alike_in_tokens(
         recordings(
-            seen(),
+            named.seen(answers_of(source)),
             num_experts=n_experts,
             num_layers=n_layers,
             top_k=k,
@@ -135,7 +129,7 @@ def read(
         layers=columns.numbers,
         num_experts=n_experts,
         ranked=order,
-        model=model or (names[0] if names else "unnamed"),
+        model=model or named.name or "unnamed",
         attributes={},
         where=where,
         top_k=k,

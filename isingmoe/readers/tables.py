@@ -132,10 +132,7 @@ def read(
         single_sequence=single_sequence,
         sequence_length=sequence_length,
         model=model,
-        naming=lambda part: (
-            f"name the column that says it, as fields {part}=NAME, on the command "
-            f"line --field {part}=NAME"
-        ),
+        kind="column",
     )
 
 

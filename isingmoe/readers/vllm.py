@@ -23,6 +23,7 @@ from isingmoe.readers.lines import files_of
 from isingmoe.readers.options import LayerColumns, layer_columns, needed, order_of_ranks
 from isingmoe.readers.responses import (
     Completion,
+    NamedModel,
     alike_in_tokens,
     answers_of,
     completions_of,
@@ -99,9 +100,9 @@ def read(
     """
     where = str(source)
     n_experts = needed(num_experts, "num_experts", "the number of routed experts", where)
-    found = _Found()
+    found, named = _Found(), NamedModel()
     recorded = recordings(
-        found.seen(_answers(source)),
+        named.seen(_answers(source)),
         num_experts=n_experts,
         layers=layers,
         start_position=start_position,
@@ -115,7 +116,7 @@ def read(
         layers=found.columns.numbers,
         num_experts=n_experts,
         ranked=order_of_ranks(ranked, kept[0].expert_index.shape[2], where),
-        model=model or found.model or "unnamed",
+        model=model or named.name or "unnamed",
         attributes={},
         where=where,
     )
@@ -125,15 +126,7 @@ class _Found:
     """What the first answer says of all."""
 
     def __init__(self) -> None:
-        self.model: str | None = None
         self.columns: LayerColumns | None = None
-
-    def seen(self, answers: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-        for where, answer in answers:
-            if self.model is None and isinstance(answer, dict):
-                name = answer.get("model")
-                self.model = plain(name) if isinstance(name, str) and name else None
-            yield where, answer
 
 
 def recordings(
