@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import ProgressColumn, Task, TaskID, TaskProgressColumn
 from rich.text import Text
+
+from isingmoe._text import progress_bar
 
 __all__ = ["shown"]
 
@@ -50,18 +42,7 @@ def shown(enabled: bool = True) -> Iterator[Callable[[int, int], None]]:
         To be told how many tokens are done, and how many there are. What it is told first was
         done before, and says nothing of the speed.
     """
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        _Count(),
-        _Speed(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not (enabled and console.is_terminal),
-    ) as progress:
+    with progress_bar(TaskProgressColumn(), _Count(), _Speed(), enabled=enabled) as progress:
         tasks: list[TaskID] = []
 
         def tell(done: int, total: int) -> None:

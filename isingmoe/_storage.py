@@ -19,6 +19,7 @@ __all__ = [
     "Saved",
     "check_content",
     "check_output",
+    "check_suffix",
     "read_dataset",
     "replace_whole",
     "unwritable",
@@ -159,6 +160,19 @@ def check_output(path: str | os.PathLike[str], overwrite: bool) -> Path:
         raise NotADirectoryError(f"{path}: no folder {folder}; make it first")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{path}: folder {folder} cannot be written to; name another")
+    return path
+
+
+def check_suffix(path: Path) -> Path:
+    """A path whose name says in which format it is.
+
+    Raises
+    ------
+    ValueError
+        If it ends in neither .nc nor .zarr.
+    """
+    if path.suffix not in (".nc", ".zarr"):
+        raise ValueError(f"{path}: expected a name that ends in .nc or .zarr")
     return path
 
 

@@ -9,7 +9,14 @@ from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 __all__ = [
@@ -19,6 +26,7 @@ __all__ = [
     "p_text",
     "plain",
     "printable",
+    "progress_bar",
     "render",
     "report",
     "track",
@@ -102,14 +110,19 @@ def render(*parts: RenderableType) -> str:
 def track(items: Iterable[Any], description: str, *, enabled: bool = True) -> Iterator[Any]:
     """Iterate with a progress bar on stderr, where that is a terminal."""
     items = list(items)
+    with progress_bar(MofNCompleteColumn(), enabled=enabled) as progress:
+        yield from progress.track(items, description=description)
+
+
+def progress_bar(*columns: ProgressColumn, enabled: bool = True) -> Progress:
+    """A bar on stderr, where that is a terminal, with columns between it and the time left."""
     console = Console(stderr=True)
-    with Progress(
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        *columns,
         TimeRemainingColumn(),
         console=console,
         transient=True,
         disable=not (enabled and console.is_terminal),
-    ) as progress:
-        yield from progress.track(items, description=description)
+    )

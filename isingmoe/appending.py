@@ -22,7 +22,7 @@ from isingmoe._growing import (
     discard_unfinished,
     remove_leftovers,
 )
-from isingmoe._storage import check_output, replace_whole
+from isingmoe._storage import check_output, check_suffix, replace_whole
 from isingmoe._unfinished import (
     OPTIONAL,
     belonging,
@@ -350,9 +350,7 @@ class TraceWriter:
 
 
 def _checked(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    if path.suffix not in _WRITERS:
-        raise ValueError(f"{path}: expected a name that ends in .nc or .zarr")
+    path = check_suffix(Path(path))
     check_zarr(path)
     return path
 

@@ -17,20 +17,26 @@ import xarray as xr
 from isingmoe import _provenance
 from isingmoe._growing import check_zarr
 from isingmoe._progress import shown
-from isingmoe._storage import check_output
+from isingmoe._storage import check_output, check_suffix
 from isingmoe.appending import TraceWriter, open_as_used, partial_store
 from isingmoe.endpoint_answers import Facts
 from isingmoe.endpoint_servers import Endpoint, Sampling
 from isingmoe.endpoint_sessions import Progress, Session
 from isingmoe.recorded import Recording, assemble
 from isingmoe.texts import read_texts
-from isingmoe.tokens import Cut, Encode, TokenSequences, brief, describe_texts, tokenize
+from isingmoe.tokens import (
+    MAX_TOKENS,
+    Cut,
+    Encode,
+    TokenSequences,
+    brief,
+    describe_texts,
+    tokenize,
+)
 
 __all__ = ["EndpointCapture", "capture_endpoint"]
 
 T = TypeVar("T")
-
-_MAX_TOKENS = 512
 
 
 def capture_endpoint(
@@ -187,10 +193,7 @@ class EndpointCapture:
         progress: Progress | None = None,
     ) -> Path:
         """The file of the traces, written as the answers come; otherwise as `capture_endpoint`."""
-        path = Path(output)
-        check_output(path, overwrite)
-        if path.suffix not in (".nc", ".zarr"):
-            raise ValueError(f"{path}: expected a name that ends in .nc or .zarr")
+        path = check_suffix(check_output(output, overwrite))
         check_zarr(path)
 
         def work(stopping: threading.Event) -> Path:
@@ -239,7 +242,7 @@ class EndpointCapture:
                 f"{session.server.max_length}, what the server takes with the text, got "
                 f"{self.sampling.new_tokens}; lower it (--generate)"
             )
-        default = _MAX_TOKENS if room is None else min(_MAX_TOKENS, room)
+        default = MAX_TOKENS if room is None else min(MAX_TOKENS, room)
         return Cut(default if self.max_tokens is None else self.max_tokens, self.stride, self.pack)
 
     def _longest(self, tokens: TokenSequences) -> int:

@@ -18,7 +18,7 @@ from torch import nn
 
 from isingmoe import _provenance
 from isingmoe._progress import shown
-from isingmoe._storage import check_output
+from isingmoe._storage import check_output, check_suffix
 from isingmoe.capturing.batches import plan_batches
 from isingmoe.capturing.collating import Collated, Stack, collate, stacks_of
 from isingmoe.capturing.describing import (
@@ -335,7 +335,4 @@ def _run(
 
 
 def _checked(output: str | os.PathLike[str], overwrite: bool) -> Path:
-    path = Path(output)
-    if path.suffix not in (".nc", ".zarr"):
-        raise ValueError(f"{path}: expected a name that ends in .nc or .zarr")
-    return check_output(path, overwrite)
+    return check_output(check_suffix(Path(output)), overwrite)

@@ -35,6 +35,7 @@ __all__ = [
     "draw",
     "emit_json",
     "emit_text",
+    "emit_traces",
     "typed_command",
 ]
 
@@ -78,14 +79,12 @@ def check_target(path: Path, overwrite: bool, *inputs: Path) -> Path:
     OSError
         As `check_output` does.
     """
-    from isingmoe._storage import check_output
+    from isingmoe._storage import check_output, check_suffix
 
     if path.resolve() in [file.resolve() for file in inputs]:
         raise ValueError(f"{path}: is read, and cannot be written to; name another output")
     check_output(path, overwrite)
-    if path.suffix not in (".nc", ".zarr"):
-        raise ValueError(f"{path}: expected a name that ends in .nc or .zarr")
-    return path
+    return check_suffix(path)
 
 
 def check_drawing(path: Path | None, overwrite: bool) -> None:
@@ -118,6 +117,17 @@ def typed_command() -> str:
 def emit_text(text: object) -> None:
     """Print a report."""
     typer.echo(printable(str(text)))
+
+
+def emit_traces(traces: xr.Dataset, path: Path) -> None:
+    """Say what was written: the shapes of the traces, and the order of their ranks."""
+    sizes, attrs, length = traces.sizes, traces.attrs, traces["length"].values
+    order = "ranked by weight" if attrs["ranked"] else "ranks in no order"
+    emit_text(
+        f"Written: {path} ({sizes['layer']} layers, {sizes['sequence']} sequences of "
+        f"{length.min()} to {length.max()} tokens, {length.sum()} in all; "
+        f"{attrs['num_experts']} experts, top-{attrs['top_k']}, {order})"
+    )
 
 
 def emit_json(dataset: xr.Dataset, dims: tuple[str, ...], **more: Any) -> None:

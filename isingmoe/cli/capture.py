@@ -17,7 +17,7 @@ from isingmoe.cli._capture_options import (
     TextOptions,
 )
 from isingmoe.cli._groups import spread
-from isingmoe.cli._options import Overwrite, check_target, emit_text
+from isingmoe.cli._options import Overwrite, check_target, emit_text, emit_traces
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -91,11 +91,5 @@ def _ask(
 
 
 def _told(traces: xr.Dataset, path: Path) -> None:
-    sizes, attrs, length = traces.sizes, traces.attrs, traces["length"].values
-    order = "ranked by weight" if attrs["ranked"] else "ranks in no order"
-    emit_text(
-        f"Written: {path} ({sizes['layer']} layers, {sizes['sequence']} sequences of "
-        f"{length.min()} to {length.max()} tokens, {length.sum()} in all; "
-        f"{attrs['num_experts']} experts, top-{attrs['top_k']}, {order})"
-    )
+    emit_traces(traces, path)
     emit_text(f"Next: isingmoe fit {path}")

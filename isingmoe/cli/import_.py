@@ -10,7 +10,7 @@ import typer
 
 import isingmoe as im
 from isingmoe.cli._groups import spread
-from isingmoe.cli._options import Overwrite, check_target, emit_text
+from isingmoe.cli._options import Overwrite, check_target, emit_text, emit_traces
 
 
 def _panel(name: str) -> dict[str, Any]:
@@ -159,13 +159,7 @@ def import_(
     name = format or detected_format(source)
     traces = im.import_traces(source, format=name, **options)
     im.save_traces(traces, target, overwrite=overwrite)
-    sizes, attrs, length = traces.sizes, traces.attrs, traces["length"].values
-    order = "ranked by weight" if attrs["ranked"] else "ranks in no order"
-    emit_text(
-        f"Written: {target} ({sizes['layer']} layers, {sizes['sequence']} sequences of "
-        f"{length.min()} to {length.max()} tokens, {length.sum()} in all; {attrs['num_experts']} "
-        f"experts, top-{attrs['top_k']}, {order})"
-    )
+    emit_traces(traces, target)
     reader = reader_of(name)
     emit_text(f"Read as {name}: {reader.DESCRIPTION}. Such files do not say {reader.CANNOT_KNOW}.")
     emit_text(f"Next: isingmoe info {target}")
