@@ -7,10 +7,14 @@ import itertools
 import os
 import shutil
 import threading
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from isingmoe._growing import dims_of, publish
 
@@ -18,6 +22,8 @@ __all__ = ["write_netcdf", "write_zarr"]
 
 # Of gzip: a higher one takes longer than it saves.
 _LEVEL = 4
+# That compress, each a chunk of one layer.
+_THREADS = min(os.cpu_count() or 1, 8)
 
 
 def write_netcdf(folder: Path, file: Path, leave: str) -> None:
@@ -50,35 +56,63 @@ def write_netcdf(folder: Path, file: Path, leave: str) -> None:
 
 def _write_netcdf(folder: Path, file: Path, leave: str, stop: threading.Event) -> None:
     import h5netcdf
+    import h5py
     import zarr
 
     store: Any = zarr.open_consolidated(str(folder), mode="r")
     longest = _longest(store)
-    with _Sink(file, "w+") as sink, h5netcdf.File(sink, "w") as target:
-        target.attrs.update({name: v for name, v in store.attrs.items() if name != leave})
-        # Sorted, so that the same content is the same file.
-        for name, array in sorted(store.arrays()):
-            dims = dims_of(array)
-            sizes = {d: longest if d == "position" else n for d, n in _sizes(array).items()}
-            for dim in dims:
-                if dim not in target.dimensions:
-                    target.dimensions[dim] = sizes[dim]
-            chunks = tuple(min(c, sizes[d]) for c, d in zip(array.chunks, dims, strict=True))
-            variable = target.create_variable(
-                name,
-                dims,
-                array.dtype,
-                chunks=chunks,
-                compression="gzip",
-                compression_opts=_LEVEL,
-                shuffle=True,
+    # Sorted, so that the same content is the same file.
+    arrays = sorted(store.arrays())
+    with _Sink(file, "w+") as sink:
+        with h5netcdf.File(sink, "w") as target:
+            target.attrs.update({name: v for name, v in store.attrs.items() if name != leave})
+            for name, array in arrays:
+                dims = dims_of(array)
+                sizes = {d: longest if d == "position" else n for d, n in _sizes(array).items()}
+                for dim in dims:
+                    if dim not in target.dimensions:
+                        target.dimensions[dim] = sizes[dim]
+                variable = target.create_variable(
+                    name,
+                    dims,
+                    array.dtype,
+                    chunks=tuple(min(c, sizes[d]) for c, d in zip(array.chunks, dims, strict=True)),
+                    compression="gzip",
+                    compression_opts=_LEVEL,
+                    shuffle=True,
+                )
+                variable.attrs.update(dict(array.attrs))
+        sink.check()
+        with h5py.File(sink, "r+") as content, ThreadPoolExecutor(_THREADS) as pool:
+            chunks = (
+                (content[name], array, region)
+                for name, array in arrays
+                for region in _regions(content[name].shape, content[name].chunks)
             )
-            variable.attrs.update(dict(array.attrs))
-            for region in _regions(tuple(sizes.values()), chunks):
+            waiting: deque[tuple[Any, tuple[slice, ...], Future[bytes]]] = deque()
+            for dataset, array, region in chunks:
                 if stop.is_set():
                     return
-                variable[region] = array[region]
+                packed = pool.submit(_packed, array, region, dataset.chunks)
+                waiting.append((dataset, region, packed))
+                if len(waiting) > _THREADS:
+                    _put(*waiting.popleft())
                 sink.check()
+            while waiting:
+                _put(*waiting.popleft())
+
+
+def _packed(array: Any, region: tuple[slice, ...], chunk: tuple[int, ...]) -> bytes:
+    """What HDF5's filters shuffle and gzip make of a chunk; they would do one at a time."""
+    values = np.zeros(chunk, array.dtype)
+    inside = tuple(slice(part.stop - part.start) for part in region)
+    values[inside] = array[region]
+    planes = values.reshape(-1).view(np.uint8).reshape(-1, values.itemsize)
+    return zlib.compress(np.ascontiguousarray(planes.T), _LEVEL)
+
+
+def _put(dataset: Any, region: tuple[slice, ...], packed: Future[bytes]) -> None:
+    dataset.id.write_direct_chunk(tuple(part.start for part in region), packed.result())
 
 
 class _Sink(io.FileIO):

@@ -24,7 +24,7 @@ __all__ = [
 
 OPTIONAL = ("gate_weight", "router_logit", "token_id", "start_position")
 # At most, of a chunk in all layers and variables together.
-_CHUNK_TOKENS = 1 << 16
+_CHUNK_TOKENS = 1 << 17
 _CHUNK_BYTES = 1 << 27
 
 

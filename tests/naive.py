@@ -392,3 +392,18 @@ def stationary_kinetic(chain, reach, longest):
         "entropy": entropy,
         "entropy_production": produced,
     }
+
+
+def ranked(experts, weights):
+    """Experts of one token by falling weight: [(expert, weight)], each once, none of weight 0."""
+    kept = []
+    for expert, weight in sorted(
+        zip(experts, weights, strict=True), key=lambda pair: -pair[1] if pair[0] >= 0 else 0
+    ):
+        if expert < 0 or weight == 0:
+            continue
+        if expert in [one for one, _ in kept]:
+            kept = [(one, w + weight if one == expert else w) for one, w in kept]
+        else:
+            kept.append((expert, weight))
+    return sorted(kept, key=lambda pair: -pair[1])

@@ -149,7 +149,7 @@ def test_logits_and_layers_that_differ(tmp_path, suffix, dtype):
 
 def test_a_chunk_is_bounded_in_tokens_and_in_bytes(output, monkeypatch):
     monkeypatch.undo()
-    for n_positions, rows in ((512, 128), (100_000, 1)):
+    for n_positions, rows in ((512, 256), (100_000, 1)):
         with begin(output, n_positions=n_positions, overwrite=True) as writer:
             writer.append(some(0, 1))
         array = zarr.open_group(partial_store(output), mode="r")["expert_index"]

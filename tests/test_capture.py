@@ -8,14 +8,18 @@ import warnings
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 
 import isingmoe as im
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import naive  # noqa: E402
 import small_models as small  # noqa: E402
 
+from isingmoe._kernels.ranking import rank_experts  # noqa: E402
 from isingmoe.capturing import recorded  # noqa: E402
 from isingmoe.capturing.batches import pad, plan_batches  # noqa: E402
 from isingmoe.hidden_states import hidden_offsets, open_hidden  # noqa: E402
@@ -589,3 +593,30 @@ def test_device_gives_what_the_host_gives():
     host = capture(model, texts, batch_tokens=500)
     device = capture(model.to("cuda"), texts, batch_tokens=500)
     assert_routing_same(host, device)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.booleans())
+def test_ranks_are_those_of_sorting_by_hand(seed, n_ranks, weighted):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(-1, 5, (2, 3, 2, n_ranks)).astype(np.int16)
+    # Sixteenths, so that sums are exact, and ties are common.
+    weights = (rng.integers(0, 8, ids.shape) / 16).astype(np.float32)
+    given_ids, given_weights = ids.copy(), weights.copy()
+    start, stop = np.array([0, 1]), np.array([3, 2])
+    faults = rank_experts(ids, weights if weighted else weights[:0], start, stop, np.array([5, 5]))
+    assert (faults == -1).all()
+    looked_at = np.zeros(ids.shape[:2], bool)
+    for row, (first, last) in enumerate(zip(start, stop, strict=True)):
+        looked_at[row, first:last] = True
+    for at in np.ndindex(ids.shape[:3]):
+        if not looked_at[at[:2]]:
+            assert (ids[at] == given_ids[at]).all()
+        elif weighted:
+            expected = naive.ranked(given_ids[at].tolist(), given_weights[at].tolist())
+            missing = [(-1, np.nan)] * (n_ranks - len(expected))
+            np.testing.assert_array_equal(
+                list(zip(ids[at].tolist(), weights[at].tolist(), strict=True)), expected + missing
+            )
+        else:
+            seen = [e if e not in given_ids[at][:r] else -1 for r, e in enumerate(given_ids[at])]
+            assert ids[at].tolist() == seen

@@ -168,10 +168,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 import isingmoe.appending as appending
 import isingmoe.capturing.verb
 import isingmoe.cli.capture
+import isingmoe.capturing.sinks as sinks
 from isingmoe.capturing.running import Runner
 from isingmoe.cli._app import run
 torch.set_num_threads(1)
-appending._COMMIT_SECONDS = 0.0
+appending._COMMIT_SECONDS = sinks._GROUP_SECONDS = 0.0
 plain = Runner.run
 def slow(self, batch):
     print("batch", flush=True)

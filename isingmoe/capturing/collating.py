@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from isingmoe._kernels.ranking import TOO_LARGE, rank_experts
 from isingmoe.capturing.offloading import Offload, offload
 from isingmoe.capturing.recording import Call
 from isingmoe.capturing.sites import Site
@@ -162,13 +163,10 @@ class Collated:
         recordings, hidden = [], []
         layout = self._layout
         for row, columns in enumerate(layout.columns):
-            one = index[row, columns]
-            weights = None if weight is None else weight[row, columns]
-            self._check(one, weights)
             recordings.append(
                 Recording(
-                    one,
-                    weights if self._keep_weights else None,
+                    index[row, columns],
+                    weight[row, columns] if weight is not None and self._keep_weights else None,
                     None if logit is None else logit[row, columns],
                     layout.token_id[row],
                     layout.start_position[row],
@@ -184,32 +182,33 @@ class Collated:
         n_ranks = max(self._stack.n_ranks)
         ids = _joined(index, n_ranks, -1)
         weights = None if weight is None else _joined(weight, n_ranks, np.nan)
-        in_order = np.sort(ids, axis=-1)
-        if ((in_order[..., 1:] == in_order[..., :-1]) & (in_order[..., 1:] >= 0)).any():
-            _merge_repeated(ids, weights)
-            if weights is not None:
-                order = np.argsort(-weights, axis=-1, kind="stable")
-                ids = np.take_along_axis(ids, order, -1)
-                weights = np.take_along_axis(weights, order, -1)
-        return ids, weights
-
-    def _check(self, index: NDArray[np.int16], weight: NDArray[np.float32] | None) -> None:
-        used = index >= 0
-        for place, site in enumerate(self._stack.sites):
-            ids = index[:, place]
-            if ids.size and ids.max() >= site.num_experts:
+        columns = self._layout.columns
+        faults = rank_experts(
+            ids,
+            np.empty((0, 0, 0, 0), np.float32) if weights is None else weights,
+            np.array([c.start for c in columns]),
+            np.array([c.stop for c in columns]),
+            np.array(self._stack.num_experts),
+        )
+        for fault, (row, position, place, _) in enumerate(faults.tolist()):
+            if row < 0:
+                continue
+            site = self._stack.sites[place]
+            if fault == TOO_LARGE:
                 raise ValueError(
                     f"{site.label}: expected ids below {site.num_experts}, its number of experts, "
-                    f"got {ids.max()}; register an adapter for "
+                    f"got {ids[row, position, place].max()}; register an adapter for "
                     f"{type(site.module).__name__} with capture_adapter"
                 )
-        if weight is not None and not np.isfinite(weight[used]).all():
-            token, place, _ = np.argwhere(used & ~np.isfinite(weight))[0]
+            assert weights is not None
+            used = ids[row, position, place] >= 0
             raise ValueError(
-                f"{self._stack.sites[place].label}: expected finite weights, got "
-                f"{weight[token, place][used[token, place]].tolist()} at token {token} of a "
-                "sequence; the model overflows, load it in bfloat16 or float32"
+                f"{site.label}: expected finite weights, got "
+                f"{weights[row, position, place][used].tolist()} at token "
+                f"{position - columns[row].start} of a sequence; the model overflows, load it in "
+                "bfloat16 or float32"
             )
+        return ids, weights
 
 
 def collate(
@@ -248,8 +247,8 @@ def collate(
     for label, made in of_site.items():
         ids = rows.joined(label, made, lambda call: call.expert_index)
         if stack.weighted:
-            ids, gate = _sorted(ids, rows.joined(label, made, lambda call: call.gate_weight))
-            weight.append(gate)
+            gate = rows.joined(label, made, lambda call: call.gate_weight)
+            weight.append(gate.float())
         index.append(ids.to(torch.int16))
         if made[0].router_logit is not None:
             found = rows.joined(label, made, lambda call: call.router_logit)
@@ -290,31 +289,9 @@ class _Rows:
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
 
 
-def _sorted(index: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Ranks by falling weight; an expert of weight zero is none, and comes last."""
-    weight = weight.float()
-    index = index.masked_fill(weight == 0, -1)
-    weight, order = weight.masked_fill(index < 0, -torch.inf).sort(
-        dim=-1, descending=True, stable=True
-    )
-    return index.gather(-1, order), weight.masked_fill(weight == -torch.inf, torch.nan)
-
-
 def _joined(parts: list[NDArray], size: int, nothing: float) -> NDArray:
     """Arrays (sequence, position, x) of layers as one (sequence, position, layer, size)."""
     whole = np.full((*parts[0].shape[:2], len(parts), size), nothing, parts[0].dtype)
     for place, part in enumerate(parts):
         whole[:, :, place, : part.shape[-1]] = part
     return whole
-
-
-def _merge_repeated(index: NDArray[np.int16], weight: NDArray[np.float32] | None) -> None:
-    """Where an expert stands twice, give its first rank both weights, and the other no expert."""
-    for later in range(1, index.shape[-1]):
-        for earlier in range(later):
-            same = (index[..., later] == index[..., earlier]) & (index[..., later] >= 0)
-            if same.any():
-                index[..., later][same] = -1
-                if weight is not None:
-                    weight[..., earlier][same] += weight[..., later][same]
-                    weight[..., later][same] = np.nan

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +22,9 @@ from isingmoe.recorded import Recording, assemble
 __all__ = ["FileSink", "MemorySink", "Sink", "hidden_folder", "stack_path"]
 
 Hidden = Sequence[NDArray[Any]]
+# A trace takes many short batches at once, unless they are slow to come.
+_GROUP_TOKENS = 1 << 15
+_GROUP_SECONDS = 1.0
 
 
 def stack_path(path: Path, stack: str, several: bool) -> Path:
@@ -124,6 +129,8 @@ class FileSink(Sink):
         super().__init__()
         self._path = path
         self._began_hidden = False
+        self._held: list[Recording] = []
+        self._passed_at = time.monotonic()
         closing.push(self._leave)
         resumed = partial_store(path).exists() and not overwrite
         if resumed:
@@ -133,6 +140,7 @@ class FileSink(Sink):
                 path, **common, **begun, identity=identity, overwrite=overwrite
             )
         self._writer = closing.enter_context(writer)
+        closing.push(self._rescue)
         self._hidden: HiddenWriter | None = None
         if stack.n_features:
             folder = hidden_folder(path)
@@ -152,13 +160,27 @@ class FileSink(Sink):
     @property
     def n_sequences(self) -> int:
         """Sequences that it has, in the file or on their way."""
-        return self._writer.n_appended
+        return self._writer.n_appended + len(self._held)
 
     def append(self, recordings: Sequence[Recording], hidden: Sequence[Hidden]) -> None:
         """Take the next sequences; hidden states first, as the trace says how many there are."""
         if self._hidden is not None:
             self._hidden.append(hidden)
-        self._writer.append(recordings)
+        self._held += recordings
+        n_tokens = sum(len(recording.expert_index) for recording in self._held)
+        if n_tokens >= _GROUP_TOKENS or time.monotonic() - self._passed_at > _GROUP_SECONDS:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        held, self._held = self._held, []
+        if held:
+            self._writer.append(held)
+        self._passed_at = time.monotonic()
+
+    def _rescue(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        """Keep what is held, whatever ended the capture: that error is the one to tell."""
+        with contextlib.suppress(*(() if error is None else (OSError, ValueError))):
+            self._pass_on()
 
     def _leave(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         """Remove hidden states that no trace goes with: a writer keeps no trace of nothing."""
@@ -167,4 +189,5 @@ class FileSink(Sink):
 
     def finish(self) -> xr.Dataset:
         """The traces, read from the file as they are used."""
+        self._pass_on()
         return open_as_used(self._writer.finish())
