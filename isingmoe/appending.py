@@ -33,7 +33,7 @@ from isingmoe._unfinished import (
 )
 from isingmoe.recorded import Recording, assemble
 
-__all__ = ["TraceWriter", "open_as_used", "partial_store"]
+__all__ = ["TraceWriter", "check_free", "open_as_used", "partial_store"]
 
 _WRITERS = {".nc": write_netcdf, ".zarr": write_zarr}
 # A slow model fills no chunk for a long time.
@@ -44,6 +44,22 @@ def partial_store(path: str | os.PathLike[str]) -> Path:
     """Where a trace is while it is captured: `traces.partial.zarr` for `traces.nc`."""
     path = Path(path)
     return path.with_name(f"{path.stem}.partial.zarr")
+
+
+def check_free(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """A path that a trace can be written to, or that one is being written to already.
+
+    An output that exists beside an unfinished capture of it was given up when that was begun.
+
+    Raises
+    ------
+    ValueError
+        If it has another ending.
+    OSError
+        If it exists, or cannot be written.
+    """
+    path = check_suffix(Path(path))
+    return check_output(path, overwrite or partial_store(path).exists())
 
 
 def open_as_used(path: Path) -> xr.Dataset:
@@ -70,7 +86,7 @@ class TraceWriter:
         self.path = path
         self._store = store
         self._committed_at = time.monotonic()
-        self._open = True
+        self._open, self._is_written = True, False
 
     @classmethod
     def create(
@@ -203,6 +219,42 @@ class TraceWriter:
         _tidy(path)
         return cls(path, store)
 
+    @classmethod
+    def go_on(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        identity: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> Self | None:
+        """Go on with a trace if one was begun.
+
+        Parameters
+        ----------
+        path, identity
+            As for `resume`.
+        overwrite : bool
+            Whether one that is damaged, or is another capture, may be replaced.
+
+        Returns
+        -------
+        TraceWriter or None
+            None where one is to be begun.
+
+        Raises
+        ------
+        OSError, ValueError, ImportError
+            As `resume` does.
+        """
+        if not partial_store(path).exists():
+            return None
+        try:
+            return cls.resume(path, identity=identity)
+        except ValueError:
+            if overwrite:
+                return None
+            raise
+
     @property
     def n_sequences(self) -> int:
         """Sequences that are committed."""
@@ -231,6 +283,7 @@ class TraceWriter:
         self._check_open()
         if not recordings:
             return
+        self._is_written = False
         self._store.append(self._assembled(recordings))
         if time.monotonic() - self._committed_at > _COMMIT_SECONDS:
             self.commit()
@@ -247,8 +300,25 @@ class TraceWriter:
         self._store.commit()
         self._committed_at = time.monotonic()
 
+    def write_output(self) -> None:
+        """Make the output of what was appended, and keep the store beside it.
+
+        Raises
+        ------
+        ValueError
+            If there are no sequences.
+        OSError
+            If it cannot be written.
+        """
+        self.commit()
+        if not self.n_sequences:
+            raise ValueError(f"{self.path}: expected sequences, got none; no trace is written")
+        folder, write = self._store.folder, _WRITERS[self.path.suffix]
+        replace_whole(self.path, lambda part: write(folder, part, UNFINISHED))
+        self._is_written = True
+
     def finish(self) -> Path:
-        """Make the output of what was appended, and remove the store.
+        """Make the output of what was appended unless it is made, and remove the store.
 
         Returns
         -------
@@ -262,11 +332,9 @@ class TraceWriter:
         OSError
             If it cannot be written; the store stays then.
         """
-        self.commit()
-        if not self.n_sequences:
-            raise ValueError(f"{self.path}: expected sequences, got none; no trace is written")
-        folder, write = self._store.folder, _WRITERS[self.path.suffix]
-        replace_whole(self.path, lambda part: write(folder, part, UNFINISHED))
+        self._check_open()
+        if not self._is_written:
+            self.write_output()
         self._open = False
         try:
             self._store.discard()

@@ -17,8 +17,7 @@ import xarray as xr
 from isingmoe import _provenance
 from isingmoe._growing import check_zarr
 from isingmoe._progress import shown
-from isingmoe._storage import check_output, check_suffix
-from isingmoe.appending import TraceWriter, open_as_used, partial_store
+from isingmoe.appending import TraceWriter, check_free, open_as_used
 from isingmoe.endpoint_answers import Facts
 from isingmoe.endpoint_servers import Endpoint, Sampling
 from isingmoe.endpoint_sessions import Progress, Session
@@ -193,7 +192,7 @@ class EndpointCapture:
         progress: Progress | None = None,
     ) -> Path:
         """The file of the traces, written as the answers come; otherwise as `capture_endpoint`."""
-        path = check_suffix(check_output(output, overwrite))
+        path = check_free(output, overwrite)
         check_zarr(path)
 
         def work(stopping: threading.Event) -> Path:
@@ -201,9 +200,9 @@ class EndpointCapture:
                 session = stack.enter_context(self._session(stopping))
                 tokens = self._tokens(session, texts)
                 identity = self._identity(session, tokens)
-                writer: TraceWriter | None = None
-                if partial_store(path).exists() and not overwrite:
-                    writer = stack.enter_context(TraceWriter.resume(path, identity=identity))
+                writer = TraceWriter.go_on(path, identity=identity, overwrite=overwrite)
+                if writer is not None:
+                    stack.enter_context(writer)
 
                 def take(recordings: list[Recording]) -> None:
                     nonlocal writer

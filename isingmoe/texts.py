@@ -243,7 +243,9 @@ def _read(texts: Any, name: str) -> Iterator[Text]:
         yield Text(name, _token_ids(name, np.asarray(texts)))
     elif isinstance(texts, Iterable):
         for number, text in enumerate(texts):
-            yield from _read(text, f"{name} {number}")
+            # Token ids of a text without a token are an empty list.
+            one = np.empty(0, np.int32) if isinstance(text, list | tuple) and not text else text
+            yield from _read(one, f"{name} {number}")
     else:
         raise TypeError(f"{name}: expected a str, a Path or token ids, got {type(texts).__name__}")
 

@@ -96,6 +96,8 @@ class TokenSequences:
         Tokens of that text before the first one.
     names, hashes : list of str
         Of the texts that have tokens.
+    places : list of int
+        Of those texts among all.
     n_empty : int
         Texts without a token, which are left out.
     sha256 : str
@@ -111,6 +113,7 @@ class TokenSequences:
         self._digest = hashlib.sha256()
         self.names: list[str] = []
         self.hashes: list[str] = []
+        self.places: list[int] = []
         self.n_empty = 0
 
     def __len__(self) -> int:
@@ -174,17 +177,18 @@ def tokenize(
     """
     made = TokenSequences()
     joined = _Joined(made, cut)
-    for text, ids in _encoded(texts, encode):
+    for place, (text, ids) in enumerate(_encoded(texts, encode)):
         if not ids.size:
             made.n_empty += 1
             continue
         if vocab_size is not None and ids.max() >= vocab_size:
-            place = int((ids >= vocab_size).argmax())
+            wrong = int((ids >= vocab_size).argmax())
             raise ValueError(
-                f"{text.name}: token {place}: expected an id below {vocab_size}, the model's "
-                f"vocabulary, got {ids[place]}; give the model's own tokenizer"
+                f"{text.name}: token {wrong}: expected an id below {vocab_size}, the model's "
+                f"vocabulary, got {ids[wrong]}; give the model's own tokenizer"
             )
         made.names.append(text.name)
+        made.places.append(place)
         made.hashes.append(text.sha256())
         if cut.pack:
             joined.add(ids)

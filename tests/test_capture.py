@@ -22,6 +22,8 @@ import small_models as small  # noqa: E402
 from isingmoe._kernels.ranking import rank_experts  # noqa: E402
 from isingmoe.capturing import recorded  # noqa: E402
 from isingmoe.capturing.batches import pad, plan_batches  # noqa: E402
+from isingmoe.capturing.running import Continuation, _Draw, _inverse, batching  # noqa: E402
+from isingmoe.capturing.sinks import FileSink  # noqa: E402
 from isingmoe.hidden_states import hidden_offsets, open_hidden  # noqa: E402
 
 CAUSAL = (
@@ -478,6 +480,11 @@ def test_targets_go_with_texts_one_by_one():
         capture(model, small.token_ids(3, 4), targets=[[5, 6]])
     with pytest.raises(ValueError, match=r"texts: expected texts of one sequence .* text 1, which"):
         capture(model, small.token_ids(3, 9), targets=[[5], [6]], max_tokens=5)
+    with pytest.raises(ValueError, match=r"got none in one of number 1; leave out both"):
+        capture(model, [[1], [], [2]], targets=[[5], [6], []])
+    for option in ({"generate": 3}, {"pack": True}):
+        with pytest.raises(ValueError, match=f"targets: .* leave out {next(iter(option))}"):
+            capture(model, [[1]], targets=[[5]], **option)
 
 
 def test_models_that_read_no_text_or_cannot_write_are_refused(olmoe):
@@ -507,14 +514,14 @@ class StoppedError(Exception):
     """What ends a capture in a test."""
 
 
-def stopping_after(model, n_calls):
+def stopping_after(model, n_calls, error=StoppedError):
     """Let a model run so many times and no more."""
     left = [n_calls]
 
     def stop(*_):
         left[0] -= 1
         if left[0] < 0:
-            raise StoppedError
+            raise error
 
     return model.register_forward_pre_hook(stop)
 
@@ -593,6 +600,209 @@ def test_device_gives_what_the_host_gives():
     host = capture(model, texts, batch_tokens=500)
     device = capture(model.to("cuda"), texts, batch_tokens=500)
     assert_routing_same(host, device)
+
+
+def test_a_place_finds_its_state_and_never_an_impossible_one():
+    law = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]] * 4, dtype=torch.float64)
+    places = torch.tensor([0.0, 0.25 - 2**-40, 0.25, 1 - 2**-53], dtype=torch.float64)
+    assert _inverse(law, places)[:, 0].tolist() == [1, 1, 3, 3]
+    # So small a total that a place is rounded to it.
+    assert _inverse(law[:1] * 5e-324, places[-1:]).item() == 3
+
+
+def test_tokens_that_cannot_be_are_never_drawn(olmoe):
+    draw = _Draw(Continuation(1, seed=3), np.arange(2000))
+    scores = torch.full((2000, 50_000), -torch.inf)
+    scores[:, [7, 11]] = torch.tensor([1.0, 0.0])
+    chosen = draw(torch.zeros(2000, 1), scores).argmax(-1)
+    assert set(chosen.tolist()) == {7, 11}
+    share = (chosen == 7).double().mean().item()
+    assert abs(share - 1 / (1 + np.exp(-1))) < 5 * 0.5 / np.sqrt(2000)
+
+
+def test_a_token_that_is_the_pad_is_read_as_any_other(olmoe):
+    """Without a pad of its own, a model has 0 for it, which is a token of many vocabularies."""
+    assert olmoe.config.pad_token_id in (None, 0)
+    prompts = [np.array([0, 5, 0, 7]), np.array([9, 0, 0, 4])]
+    written = capture(olmoe, prompts, generate=6, temperature=0.0)
+    assert_routing_same(written, capture(olmoe, tokens_in(written), batch_tokens=1))
+    with_pads = capture(olmoe, [*prompts, np.arange(3, 12)], generate=6, temperature=0.0)
+    assert_routing_same(written, with_pads.isel(sequence=slice(2), position=slice(9)))
+
+
+def test_settings_of_the_checkpoint_do_not_decide_what_is_written():
+    model = small.causal("olmoe")
+    prompts = small.token_ids(5, 12)
+    plain = capture(model, prompts, generate=8, seed=2)
+    drawn = int(tokens_in(plain)[0][5])
+    own = model.generation_config
+    own.suppress_tokens, own.no_repeat_ngram_size, own.min_length = [drawn], 1, 7
+    own.stop_strings = ["a"]
+    again = capture(model, prompts, generate=8, seed=2)
+    assert_same(plain, again)
+    assert model.generation_config is own
+    assert own.suppress_tokens == [drawn]
+    told = json.loads(plain.attrs["provenance"])["arguments"]
+    assert told["eos_token_id"] == ([] if own.eos_token_id is None else [own.eos_token_id])
+
+
+def test_sequences_are_together_where_they_leave_each_other_alone(olmoe):
+    def of(model, writes=False, paired=False):
+        return tuple(batching(model, 100, writes=writes, paired=paired).values())
+
+    assert of(olmoe) == of(olmoe, writes=True) == (100, False)
+    assert of(small.switch()) == (100, True)
+    assert of(small.switch(), paired=True) == (1, True)
+    for kind in ("deepseek_v4", "minimax_m3_vl"):
+        model = small.causal("olmoe")
+        # Blocks of their attention are counted from the first column.
+        model.config.model_type = kind
+        assert of(model) == (100, False)
+        assert of(model, writes=True) == (100, True)
+
+
+def test_a_cache_is_not_kept_where_nothing_is_written():
+    for family in ("olmoe", "granitemoe", "jamba"):
+        model, caches = small.causal(family), []
+        model.register_forward_hook(
+            lambda _, __, output, kept=caches: kept.append(output.get("past_key_values"))
+        )
+        capture(model, small.token_ids(5))
+        assert caches == [None] * len(caches)
+
+
+def test_large_records_wait_for_few_others():
+    length = np.random.default_rng(0).integers(1, 70, 500)
+    waits = {}
+    for n_sorted in (1, 8):
+        done, most = set(), 0
+        n_whole = 0
+        for batch in plan_batches(length, 256, n_sorted=n_sorted):
+            done |= set(batch.tolist())
+            while n_whole in done:
+                done.remove(n_whole)
+                n_whole += 1
+            most = max(most, sum(length[list(done)]))
+        waits[n_sorted] = most
+    assert waits[1] <= 2 * 256 < waits[8]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_memory_that_runs_out_is_told(olmoe, tmp_path, monkeypatch, error):
+    def full(*_):
+        raise error
+
+    handle = olmoe.register_forward_pre_hook(full)
+    with pytest.raises(MemoryError, match="model: its weights leave no room"):
+        capture(olmoe, small.token_ids(9))
+    handle.remove()
+    handle = stopping_after(olmoe, 2, error)
+    with pytest.raises(MemoryError, match=r"batch_tokens: 9 tokens at once .* lower it"):
+        capture(olmoe, small.token_ids(9, 9, 9), batch_tokens=9)
+    handle.remove()
+    folder = small.save(small.causal("olmoe"), tmp_path / "model")
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(MemoryError, match=r"model: its weights are more than cpu has memory for"):
+        capture(folder, small.token_ids(9), device="cpu")
+
+
+def test_bad_texts_are_told_before_the_weights_are_read(tmp_path, monkeypatch):
+    folder = small.save(small.causal("olmoe"), tmp_path / "model")
+    monkeypatch.setattr("isingmoe.capturing.preparing.load_model", None)
+    (tmp_path / "bad.txt").write_bytes(b"ab\xff\xfe\xfa")
+    with pytest.raises(ValueError, match=r"bad\.txt: byte 2: expected utf-8 text"):
+        capture(folder, ["one text", tmp_path / "bad.txt"])
+
+
+@pytest.mark.parametrize("n_written", [0, 1])
+def test_stacks_that_were_not_all_finished_are_gone_on_with(tmp_path, monkeypatch, n_written):
+    model, path = small.switch(), tmp_path / "traces.nc"
+    texts, options = small.token_ids(5, 9, 7), {"record": ["gate_weight", "hidden_state"]}
+    write, left = FileSink.write, [n_written]
+
+    def stopped(self):
+        left[0] -= 1
+        if left[0] < 0:
+            raise StoppedError
+        write(self)
+
+    monkeypatch.setattr(FileSink, "write", stopped)
+    with pytest.raises(StoppedError):
+        capture(model, texts, output=path, **options)
+    monkeypatch.undo()
+    assert (tmp_path / "traces.encoder.nc").exists() == (n_written == 1)
+    for stack in ("encoder", "decoder"):
+        assert open_hidden(tmp_path / f"traces.{stack}.hidden", 1).shape[0] > 0
+    again = capture(model, texts, output=path, **options)
+    whole = capture(model, texts)
+    for stack in ("encoder", "decoder"):
+        with again[stack]:
+            assert_routing_same(whole[stack], again[stack])
+    assert not list(tmp_path.glob("*.partial.zarr"))
+
+
+def test_hidden_states_of_a_finished_trace_are_kept_whatever_comes_after(
+    olmoe, tmp_path, monkeypatch
+):
+    def stopped(*_):
+        raise StoppedError
+
+    monkeypatch.setattr("isingmoe.capturing.sinks.open_as_used", stopped)
+    path = tmp_path / "traces.nc"
+    with pytest.raises(StoppedError):
+        capture(olmoe, small.token_ids(8), output=path, record=["hidden_state"])
+    assert im.open_traces(path).sizes["sequence"] == 1
+    assert open_hidden(tmp_path / "traces.hidden", 0).shape[0] == 8
+
+
+def test_a_capture_that_replaces_goes_on_by_the_same_call(olmoe, tmp_path):
+    path, texts = tmp_path / "traces.nc", small.token_ids(*[30] * 12)
+    capture(olmoe, [[1, 2]], output=path).close()
+    options = {"output": path, "batch_tokens": 30, "record": ["hidden_state"], "overwrite": True}
+    handle = stopping_after(olmoe, 7)
+    with pytest.raises(StoppedError):
+        capture(olmoe, texts, **options)
+    handle.remove()
+    assert im.open_traces(path).sizes["sequence"] == 1
+    n_kept = im.open_traces(tmp_path / "traces.partial.zarr").sizes["sequence"]
+    assert n_kept > 0
+    calls = []
+    handle = olmoe.register_forward_pre_hook(lambda *_: calls.append(1))
+    capture(olmoe, texts, **options).close()
+    handle.remove()
+    # The first one is a trial.
+    assert len(calls) == 1 + 12 - n_kept
+    assert im.open_traces(path).sizes["sequence"] == 12
+
+
+def test_hidden_states_that_are_gone_are_missed(olmoe, tmp_path):
+    path, texts = tmp_path / "traces.nc", small.token_ids(*[30] * 12)
+    options = {"output": path, "batch_tokens": 30, "record": ["hidden_state"]}
+    handle = stopping_after(olmoe, 7)
+    with pytest.raises(StoppedError):
+        capture(olmoe, texts, **options)
+    handle.remove()
+    (tmp_path / "traces.hidden").rename(tmp_path / "elsewhere.hidden")
+    with pytest.raises(FileNotFoundError, match=r"traces\.hidden"):
+        capture(olmoe, texts, **options)
+    with capture(olmoe, texts, **options, overwrite=True) as traces:
+        assert traces.sizes["sequence"] == 12
+    assert open_hidden(tmp_path / "traces.hidden", 0).shape[0] == 12 * 30
+
+
+def test_another_adapter_is_another_capture(tmp_path):
+    """What reads a module decides what is recorded."""
+    attrs = capture(small.causal("olmoe"), small.token_ids(5)).attrs
+    assert attrs["adapters"] == "none"
+    assert attrs["isingmoe_version"] == im.__version__
+    switch = capture(small.switch(), small.token_ids(5))["encoder"].attrs
+    assert switch["adapters"].startswith("isingmoe.capturing.adapters.")
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.booleans())

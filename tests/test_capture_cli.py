@@ -101,6 +101,9 @@ def dense(folder):
     return small.save(LlamaForCausalLM(config), folder, with_tokenizer=False)
 
 
+OF_A_MODEL = ("--no-gate-weights", "--hidden-states", "--dtype", "float16")
+
+
 def test_what_is_wrong_is_said_in_one_line(run_cli, olmoe_folder, speech, tmp_path):
     bad = tmp_path / "bad.txt"
     bad.write_bytes(b"ab\xff\xfe\xfa")
@@ -137,7 +140,15 @@ def test_what_is_wrong_is_said_in_one_line(run_cli, olmoe_folder, speech, tmp_pa
         ),
         ((*model, *text, "--max-tokens", 5000), "max_tokens: expected at most 96"),
         ((*model, *text, "-o", "no/such/traces.nc"), "no folder no/such"),
-        ((*model, *text, "--model", "name"), "--model: "),
+        ((*model, *text, "--model", "name"), "--model: of a server"),
+        (
+            (*model, *text, "--top-k", 2, "--server", "vllm", "--ranked"),
+            "--server, --top-k, --ranked: of a server; name one with --endpoint",
+        ),
+        (
+            ("capture", *text, "--endpoint", "http://localhost:1/v1", *OF_A_MODEL),
+            "--no-gate-weights, --hidden-states, --dtype: of a model that runs here",
+        ),
     ):
         target = () if "-o" in arguments else ("-o", tmp_path / "traces.nc")
         ran = run_cli(*arguments, *target)

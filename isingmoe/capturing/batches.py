@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Padded", "pad", "plan_batches"]
+__all__ = ["SORTED_BATCHES", "Padded", "pad", "plan_batches"]
 
 # Sequences of so many batches are sorted by length at a time: few pads, and little waits to
 # be written in the order of the texts.
-_SORTED_BATCHES = 8
+SORTED_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,19 @@ class Padded:
     mask: Tensor | None
     start: list[int]
 
-    def on(self, device: torch.device) -> dict[str, Tensor]:
-        """Arguments of a model on a device."""
-        given = {"input_ids": self.token_id, "attention_mask": self.mask}
+    def on(self, device: torch.device, *, masked: bool = False) -> dict[str, Tensor]:
+        """Arguments of a model on a device, with a mask where there are pads, or always."""
+        mask = torch.ones_like(self.token_id) if masked and self.mask is None else self.mask
+        given = {"input_ids": self.token_id, "attention_mask": mask}
         return {name: value.to(device) for name, value in given.items() if value is not None}
 
 
 def plan_batches(
-    length: NDArray[np.int64], batch_tokens: int, *, equal: bool = False
+    length: NDArray[np.int64],
+    batch_tokens: int,
+    *,
+    equal: bool = False,
+    n_sorted: int = SORTED_BATCHES,
 ) -> Iterator[NDArray[np.int64]]:
     """Put sequences in batches; the same ones for the same lengths.
 
@@ -52,6 +57,8 @@ def plan_batches(
         Tokens of a batch at most, pads included; a longer sequence is a batch of its own.
     equal : bool
         Whether only sequences of equal length may be together, so that there are no pads.
+    n_sorted : int
+        Sequences of so many batches are sorted at a time; their records wait for each other.
 
     Yields
     ------
@@ -62,7 +69,7 @@ def plan_batches(
     total = np.append(0, np.cumsum(length))
     begin = 0
     while begin < len(length):
-        limit = total[begin] + _SORTED_BATCHES * batch_tokens
+        limit = total[begin] + n_sorted * batch_tokens
         end = max(int(np.searchsorted(total, limit, "right")) - 1, begin + 1)
         order = begin + np.argsort(-length[begin:end], kind="stable")
         first = 0

@@ -11,27 +11,28 @@ from typing import Any
 import torch
 from torch import nn
 
+from isingmoe.capturing.adapters import adapter_of
 from isingmoe.capturing.rules import router_rule
 from isingmoe.capturing.sites import Site
 
 __all__ = ["context_length", "describe_model", "model_name", "text_config", "weight_hash"]
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate")
+_PACKAGES = ("isingmoe", "torch", "transformers", "tokenizers", "accelerate")
 _SAMPLED = 64
 
 
-def model_name(model: nn.Module) -> str:
+def model_name(model: object) -> str:
     """The name that a model was loaded by, or its class."""
     config = getattr(model, "config", None)
     return getattr(config, "name_or_path", "") or type(model).__name__
 
 
-def text_config(model: nn.Module) -> Any:
+def text_config(model: object) -> Any:
     """The configuration of a model, or the part of it that is of its language model."""
     return _of_text(getattr(model, "config", None))
 
 
-def context_length(model: nn.Module) -> int | None:
+def context_length(model: object) -> int | None:
     """Tokens that the model can read at once; None where nothing says."""
     config = text_config(model)
     length = getattr(config, "max_position_embeddings", None)
@@ -68,6 +69,7 @@ def describe_model(
         "experts_implementation": _implementation(config, "_experts_implementation"),
         "attention_implementation": _implementation(config, "_attn_implementation"),
         "router": router_rule(config, sites),
+        "adapters": _adapters(sites),
         "position_encoding": _position_encoding(model),
         "tokenizer": _tokenizer(tokenizer),
     }
@@ -93,6 +95,13 @@ def weight_hash(model: nn.Module) -> str:
             sample = flat[:: max(1, flat.numel() // _SAMPLED)][:_SAMPLED]
             digest.update(sample.contiguous().view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _adapters(sites: Sequence[Site]) -> str:
+    """The functions that read modules which do not show their experts."""
+    found = (adapter_of(site.module) for site in sites)
+    readers = {f"{one.read.__module__}.{one.read.__qualname__}" for one in found if one is not None}
+    return ", ".join(sorted(readers)) or "none"
 
 
 def _of_text(config: Any) -> Any:

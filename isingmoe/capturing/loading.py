@@ -18,7 +18,16 @@ from torch import nn
 
 from isingmoe.capturing.sites import find_sites
 
-__all__ = ["Loading", "Prepared", "library", "load_model", "load_tokenizer", "prepare_model"]
+__all__ = [
+    "Loading",
+    "Prepared",
+    "is_out_of_memory",
+    "library",
+    "load_model",
+    "load_tokenizer",
+    "memory_told",
+    "prepare_model",
+]
 
 _DTYPES = ("auto", "float64", "float32", "bfloat16", "float16")
 # The first that knows the configuration is taken.
@@ -27,6 +36,12 @@ _CLASSES = (
     "AutoModelForSeq2SeqLM",
     "AutoModelForImageTextToText",
     "AutoModel",
+)
+
+
+_TOO_LARGE = (
+    "{name}: its weights are more than {device} has memory for; spread it with device_map "
+    "(--device-map auto), or choose another dtype"
 )
 
 
@@ -134,6 +149,8 @@ def load_model(prepared: Prepared, loading: Loading) -> nn.Module:
         If its weights cannot be reached.
     ValueError
         If it cannot be loaded as asked.
+    MemoryError
+        If there is not enough memory for it.
     """
     name = prepared.name
     with _few_words():
@@ -145,11 +162,31 @@ def load_model(prepared: Prepared, loading: Loading) -> nn.Module:
         }
         if loading.device_map is not None:
             given["device_map"] = loading.device_map
-        with _one_line(name, "a model that transformers can load"):
-            model = getattr(library(), prepared.maker).from_pretrained(name, **given)
-        if loading.device_map is None:
-            model = model.to(prepared.device)
+        with memory_told(_TOO_LARGE.format(name=name, device=prepared.device)):
+            with _one_line(name, "a model that transformers can load"):
+                model = getattr(library(), prepared.maker).from_pretrained(name, **given)
+            if loading.device_map is None:
+                model = model.to(prepared.device)
     return model.eval()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch has no class for that of the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+@contextmanager
+def memory_told(text: str) -> Iterator[None]:
+    """Raise a MemoryError with a text where memory runs out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(text) from error
 
 
 def library() -> Any:
@@ -262,10 +299,10 @@ def _one_line(name: str, expected: str) -> Iterator[None]:
     """Say in one line why something could not be loaded."""
     try:
         yield
-    except MemoryError:
-        raise
     # Whatever a hub, a damaged file or code that comes with a model may raise.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         text = f"{name}: expected {expected}, got none ({_first_line(error)}); {_remedy(error)}"
         kinds = (OSError, ImportError)
         kind = next((known for known in kinds if isinstance(error, known)), ValueError)

@@ -12,7 +12,13 @@ import numpy as np
 from torch import nn
 
 from isingmoe.capturing.describing import context_length, model_name, text_config
-from isingmoe.capturing.loading import Loading, load_model, load_tokenizer, prepare_model
+from isingmoe.capturing.loading import (
+    Loading,
+    Prepared,
+    load_model,
+    load_tokenizer,
+    prepare_model,
+)
 from isingmoe.texts import Text, read_texts
 from isingmoe.tokens import MAX_TOKENS, Cut, Encode, TokenSequences
 
@@ -22,6 +28,7 @@ __all__ = [
     "cut_of",
     "encoder_of",
     "in_eval_mode",
+    "loaded",
     "pad_of",
     "vocabulary_size",
     "with_tokenizer",
@@ -33,8 +40,11 @@ def with_tokenizer(
     tokenizer: Any,
     needed: bool,
     options: Mapping[str, Any],
-) -> tuple[nn.Module, Any]:
-    """The model, and its tokenizer if one is needed; both loaded where they are named."""
+) -> tuple[nn.Module | Prepared, Any]:
+    """The model, and its tokenizer if one is needed, which is loaded where a model is named.
+
+    The weights of one that is named are left to `loaded`: the texts are read before them.
+    """
     if isinstance(model, nn.Module):
         if options:
             raise TypeError(
@@ -48,7 +58,12 @@ def with_tokenizer(
     prepared = prepare_model(model, loading)
     if tokenizer is None and needed:
         tokenizer = load_tokenizer(model, loading)
-    return load_model(prepared, loading), tokenizer
+    return prepared, tokenizer
+
+
+def loaded(model: nn.Module | Prepared, options: Mapping[str, Any]) -> nn.Module:
+    """A model with its weights."""
+    return model if isinstance(model, nn.Module) else load_model(model, Loading(**options))
 
 
 def begun(texts: Any) -> tuple[Iterator[Text], bool]:
@@ -61,7 +76,7 @@ def begun(texts: Any) -> tuple[Iterator[Text], bool]:
 
 
 def cut_of(
-    model: nn.Module,
+    model: nn.Module | Prepared,
     tokenizer: Any,
     max_tokens: int | None,
     stride: int | None,
@@ -106,7 +121,7 @@ def encoder_of(tokenizer: Any) -> Encode | None:
     return encode
 
 
-def vocabulary_size(model: nn.Module) -> int | None:
+def vocabulary_size(model: nn.Module | Prepared) -> int | None:
     """Tokens that the model knows; None where nothing says."""
     return getattr(text_config(model), "vocab_size", None)
 
@@ -130,9 +145,14 @@ def check_pairs(tokens: TokenSequences, targets: TokenSequences) -> None:
                 f"{given.names[int(given.text[np.flatnonzero(given.offset)[0]])]}, which is cut; "
                 "raise max_tokens, or shorten it"
             )
-    if (len(tokens), tokens.n_empty) != (len(targets), targets.n_empty):
+    if tokens.places != targets.places:
+        n_texts, n_targets = (len(given) + given.n_empty for given in (tokens, targets))
+        if n_texts != n_targets:
+            raise ValueError(f"targets: expected one for each of {n_texts} texts, got {n_targets}")
+        alone = min(set(tokens.places) ^ set(targets.places))
         raise ValueError(
-            f"targets: expected one for each of {len(tokens)} texts, got {len(targets)}"
+            f"targets: expected tokens in both a text and its target, got none in one of number "
+            f"{alone}; leave out both"
         )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,20 @@ from torch import Tensor, nn
 
 from isingmoe.capturing.batches import Padded, pad
 from isingmoe.capturing.collating import Layout, Stack
-from isingmoe.capturing.loading import library
+from isingmoe.capturing.loading import is_out_of_memory, library, memory_told
 from isingmoe.tokens import TokenSequences, check_temperature
 
-__all__ = ["Continuation", "Runner", "runs_alone", "without_pads"]
+__all__ = ["Continuation", "Runner", "batching"]
 
 _ENCODER, _DECODER = "encoder", "decoder"
 _PROBED = 8
 # Their experts look at all rows of a batch together.
 _ALONE = ("doge",)
+# Blocks of their attention begin at the first column, pad or not.
+_FROM_THE_LEFT = ("deepseek_v4", "minimax_m3_vl", "minimax_m3_vl_text")
+# What a model that does not run may raise: a dtype that the device lacks, a kernel that is
+# missing, an input that is asked for.
+_UNFIT = (RuntimeError, TypeError, ImportError, IndexError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -49,18 +55,32 @@ class Continuation:
         check_temperature(self.temperature)
 
 
-def without_pads(model: nn.Module) -> bool:
-    """Whether pads would change what becomes of the tokens beside them.
+def batching(model: nn.Module, batch_tokens: int, *, writes: bool, paired: bool) -> dict[str, Any]:
+    """How the sequences of a model may be together, as arguments of `plan_batches`.
 
-    They take places of experts with a capacity, and cannot be told from tokens without a mask.
+    Parameters
+    ----------
+    model : Module
+    batch_tokens : int
+        Tokens of a batch at most.
+    writes : bool
+        Whether it goes on from them.
+    paired : bool
+        Whether its decoder reads targets, whose lengths are others.
+
+    Returns
+    -------
+    dict
+        `batch_tokens` and `equal`.
     """
-    capacity = getattr(getattr(model, "config", None), "expert_capacity", None)
-    return bool(capacity) or not _accepts(model, "attention_mask")
-
-
-def runs_alone(model: nn.Module) -> bool:
-    """Whether the sequences of a batch would change each other."""
-    return getattr(getattr(model, "config", None), "model_type", "") in _ALONE
+    config = getattr(model, "config", None)
+    kind = getattr(config, "model_type", "")
+    # Pads take places of experts with a capacity, and are tokens where there is no mask.
+    has_capacity = bool(getattr(config, "expert_capacity", None))
+    equal = has_capacity or not _accepts(model, "attention_mask")
+    equal = equal or (writes and kind in _FROM_THE_LEFT)
+    alone = kind in _ALONE or (equal and paired)
+    return {"batch_tokens": 1 if alone else batch_tokens, "equal": equal}
 
 
 class Runner:
@@ -76,6 +96,12 @@ class Runner:
     continuation : Continuation, optional
         What the model is to write; without it, it reads only.
     pad_id : int
+
+    Attributes
+    ----------
+    has_encoder : bool
+    ends : list of int
+        Tokens that end what it writes.
 
     Raises
     ------
@@ -112,6 +138,7 @@ class Runner:
                 f"{name}: targets: expected none for a model without an encoder, got "
                 f"{len(targets)}; put them behind the texts"
             )
+        self.ends = [] if continuation is None else _eos_ids(model)
         self._encoder = self._name_of_encoder() if self.has_encoder else None
         self._start_id = self._first_of_decoder() if self.has_encoder else None
         self._options = _options_of(model)
@@ -138,19 +165,27 @@ class Runner:
         Raises
         ------
         ValueError
-            If the model does not run.
+            If the model does not run, or does not write.
+        MemoryError
+            If there is no memory left for it.
         """
         ids = self._tokens[0][:_PROBED]
-        try:
-            self._forward(pad([ids], self._pad_id), [self._decoder_input(0)[:_PROBED]])
-        # Of a dtype that the device lacks, a kernel that is missing, an input that is asked for.
-        except (RuntimeError, TypeError, ImportError) as error:
-            lines = str(error).splitlines() or [type(error).__name__]
-            raise ValueError(
-                f"{type(self._model).__name__}: expected a model that runs over {len(ids)} token "
-                f"ids, got {type(error).__name__} ({lines[0][:200]}); try another dtype, device or "
-                "experts_implementation"
-            ) from error
+        with memory_told("model: its weights leave no room; choose another device or dtype"):
+            try:
+                self._forward(pad([ids], self._pad_id), [self._decoder_input(0)[:_PROBED]])
+                if self._continuation is not None:
+                    few = replace(self._continuation, n_tokens=2)
+                    self._write(few, np.array([0]), [ids], [0])
+            except _UNFIT as error:
+                if is_out_of_memory(error):
+                    raise
+                what = "runs over" if self._continuation is None else "reads, and goes on from,"
+                lines = str(error).splitlines() or [type(error).__name__]
+                raise ValueError(
+                    f"{type(self._model).__name__}: expected a model that {what} {len(ids)} token "
+                    f"ids, got {type(error).__name__} ({lines[0][:200]}); try another dtype, "
+                    "device or experts_implementation"
+                ) from error
 
     @torch.no_grad()
     def run(self, batch: NDArray[np.int64]) -> dict[str, Layout]:
@@ -168,15 +203,9 @@ class Runner:
         """
         sequences = [self._tokens[number] for number in batch]
         context = [int(n) for n in self._tokens.context[batch]]
-        try:
-            if self._continuation is not None:
-                return self._write(self._continuation, batch, sequences, context)
-            return self._read(batch, sequences, context)
-        except torch.OutOfMemoryError:
-            raise MemoryError(
-                f"batch_tokens: {sum(map(len, sequences))} tokens at once are more than the device "
-                "has memory for; lower it (--batch-tokens)"
-            ) from None
+        if self._continuation is not None:
+            return self._write(self._continuation, batch, sequences, context)
+        return self._read(batch, sequences, context)
 
     def _read(
         self,
@@ -186,7 +215,7 @@ class Runner:
     ) -> dict[str, Layout]:
         """Let the model read a batch."""
         padded = pad(sequences, self._pad_id)
-        decoded = [self._decoder_input(number) for number in batch]
+        decoded = [self._decoder_input(number) for number in batch] if self.has_encoder else []
         self._forward(padded, decoded)
         if not self.has_encoder:
             return {_DECODER: _layout(padded, sequences, context)}
@@ -217,15 +246,19 @@ class Runner:
         # An encoder reads on to the end of its pads, a decoder goes on from the end of its text.
         padded = pad(sequences, self._pad_id, left=not self.has_encoder)
         model: Any = self._model
-        made = model.generate(
-            **padded.on(self._device),
-            generation_config=_generation(model, continuation, self._pad_id),
-            logits_processor=[_Draw(continuation, batch)] if continuation.temperature else [],
-        )
+        # Without a mask, `generate` would take every token that equals the pad for one.
+        masked = _accepts(model, "attention_mask")
+        settings = self._generation(continuation)
+        with _no_settings(model):
+            made = model.generate(
+                **padded.on(self._device, masked=masked),
+                generation_config=settings,
+                logits_processor=[_Draw(continuation, batch)] if continuation.temperature else [],
+            )
         rows = made.cpu().numpy().astype(np.int32)
         # Of the decoder, what stands there before it writes.
         n_given = 1 if self.has_encoder else padded.token_id.shape[1]
-        ends = _eos_ids(model)
+        ends = self.ends
         fed = []
         for row, start in zip(rows, padded.start, strict=True):
             stops = np.flatnonzero(np.isin(row[n_given:], ends))
@@ -241,6 +274,24 @@ class Runner:
             _ENCODER: _layout(padded, sequences, context),
             _DECODER: _layout_at(at_zero, fed, at_zero, n_columns),
         }
+
+    def _generation(self, continuation: Continuation) -> Any:
+        """Settings of `generate` for plain sampling: what is drawn is up to `_Draw`."""
+        return library().GenerationConfig(
+            max_new_tokens=continuation.n_tokens,
+            do_sample=False,
+            num_beams=1,
+            temperature=1.0,
+            top_k=50,
+            top_p=1.0,
+            repetition_penalty=1.0,
+            use_cache=True,
+            disable_compile=True,
+            return_dict_in_generate=False,
+            pad_token_id=self._pad_id,
+            eos_token_id=self.ends or None,
+            decoder_start_token_id=self._start_id,
+        )
 
     def _decoder_input(self, number: int) -> NDArray[np.int32]:
         """What the decoder reads where it does not write: the target, behind the first token."""
@@ -272,7 +323,7 @@ class Runner:
 
 
 class _Draw:
-    """Draws tokens: the largest of the scaled logits and Gumbel noise is a sample of their law."""
+    """Draws tokens from the softmax of the scaled logits, and leaves no other choice."""
 
     def __init__(self, continuation: Continuation, batch: NDArray[np.int64]) -> None:
         self._temperature = continuation.temperature
@@ -283,10 +334,21 @@ class _Draw:
         ]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        size = scores.shape[-1]
-        waits = [draw.standard_exponential(size, np.float32) for draw in self._draws]
-        noise = -torch.from_numpy(np.stack(waits)).log()
-        return scores.float() / self._temperature + noise.to(scores.device)
+        places = torch.tensor([draw.random() for draw in self._draws], dtype=torch.float64)
+        # Not every device has numbers of that many digits.
+        where = torch.device("cpu") if scores.device.type == "mps" else scores.device
+        law = (scores.to(where, torch.float64) / self._temperature).softmax(-1)
+        chosen = _inverse(law, places.to(where)).to(scores.device)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
+
+
+def _inverse(law: Tensor, places: Tensor) -> Tensor:
+    """The state (row, 1) whose share of each row holds a place in [0, 1)."""
+    reached = law.cumsum(-1)
+    found = torch.searchsorted(reached, places[:, None] * reached[:, -1:], right=True)
+    # A place that is rounded to the end belongs to the last state that is possible.
+    last = law.shape[-1] - 1 - (law.flip(-1) > 0).to(torch.int8).argmax(-1, keepdim=True)
+    return torch.minimum(found, last)
 
 
 def _layout(padded: Padded, fed: Sequence[NDArray[np.int32]], context: Sequence[int]) -> Layout:
@@ -310,7 +372,12 @@ def _layout_at(
 def _options_of(model: nn.Module) -> Mapping[str, Any]:
     """What keeps a forward pass from doing more than the routing needs."""
     wanted = {"use_cache": False, "output_router_logits": False, "logits_to_keep": 1}
-    return {name: value for name, value in wanted.items() if _accepts(model, name)}
+    options = {name: value for name, value in wanted.items() if _accepts(model, name)}
+    # Some hand it on to the model inside.
+    inner = getattr(model, "model", None)
+    if isinstance(inner, nn.Module) and _accepts(inner, "use_cache") and _accepts(model, "kwargs"):
+        options["use_cache"] = False
+    return options
 
 
 def _accepts(model: nn.Module, name: str) -> bool:
@@ -327,19 +394,12 @@ def _eos_ids(model: Any) -> list[int]:
     return list(found) if isinstance(found, list | tuple) else [int(found)]
 
 
-def _generation(model: Any, continuation: Continuation, pad_id: int) -> Any:
-    """Settings of `generate` for plain sampling: what is drawn is up to `_Draw`."""
-    return library().GenerationConfig(
-        max_new_tokens=continuation.n_tokens,
-        do_sample=False,
-        num_beams=1,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        use_cache=True,
-        disable_compile=True,
-        return_dict_in_generate=False,
-        pad_token_id=pad_id,
-        eos_token_id=_eos_ids(model) or None,
-    )
+@contextmanager
+def _no_settings(model: Any) -> Iterator[None]:
+    """Without those of the checkpoint, which `generate` takes for all that is not said."""
+    own = getattr(model, "generation_config", None)
+    model.generation_config = library().GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own

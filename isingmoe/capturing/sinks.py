@@ -52,6 +52,10 @@ class Sink(ABC):
     def append(self, recordings: Sequence[Recording], hidden: Sequence[Hidden]) -> None:
         """Take the next sequences."""
 
+    def write(self) -> None:
+        """Make the output; what it is made of stays until `finish`."""
+        return
+
     @abstractmethod
     def finish(self) -> xr.Dataset:
         """The traces."""
@@ -128,34 +132,44 @@ class FileSink(Sink):
     ) -> None:
         super().__init__()
         self._path = path
-        self._began_hidden = False
+        self._began_hidden = self._is_written = False
         self._held: list[Recording] = []
         self._passed_at = time.monotonic()
         closing.push(self._leave)
-        resumed = partial_store(path).exists() and not overwrite
-        if resumed:
-            writer = TraceWriter.resume(path, identity=identity)
-        else:
+        writer, states = self._begun(stack, identity, overwrite)
+        is_begun = writer is not None
+        if writer is None:
             writer = TraceWriter.create(
                 path, **common, **begun, identity=identity, overwrite=overwrite
             )
         self._writer = closing.enter_context(writer)
         closing.push(self._rescue)
-        self._hidden: HiddenWriter | None = None
-        if stack.n_features:
-            folder = hidden_folder(path)
-            if resumed and folder.exists():
-                states = HiddenWriter.resume(folder, n_sequences=writer.n_sequences)
-            else:
-                states = HiddenWriter.create(
-                    folder,
-                    layers=stack.layers,
-                    n_features=stack.n_features,
-                    dtype=stack.hidden_dtype,
-                    overwrite=overwrite,
-                )
-                self._began_hidden = True
-            self._hidden = closing.enter_context(states)
+        if stack.n_features and states is None:
+            states = HiddenWriter.create(
+                hidden_folder(path),
+                layers=stack.layers,
+                n_features=stack.n_features,
+                dtype=stack.hidden_dtype,
+                overwrite=overwrite or is_begun,
+            )
+            self._began_hidden = True
+        self._hidden = None if states is None else closing.enter_context(states)
+
+    def _begun(
+        self, stack: Stack, identity: Mapping[str, Any], overwrite: bool
+    ) -> tuple[TraceWriter | None, HiddenWriter | None]:
+        """A capture to go on with, and its hidden states where it has some."""
+        writer = TraceWriter.go_on(self._path, identity=identity, overwrite=overwrite)
+        if writer is None or not writer.n_sequences or not stack.n_features:
+            return writer, None
+        try:
+            folder = hidden_folder(self._path)
+            return writer, HiddenWriter.resume(folder, n_sequences=writer.n_sequences)
+        except (FileNotFoundError, ValueError):
+            writer.close()
+            if overwrite:
+                return None, None
+            raise
 
     @property
     def n_sequences(self) -> int:
@@ -184,10 +198,16 @@ class FileSink(Sink):
 
     def _leave(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         """Remove hidden states that no trace goes with: a writer keeps no trace of nothing."""
-        if error is not None and self._began_hidden and not partial_store(self._path).exists():
+        kept = self._is_written or partial_store(self._path).exists()
+        if error is not None and self._began_hidden and not kept:
             shutil.rmtree(hidden_folder(self._path), ignore_errors=True)
+
+    def write(self) -> None:
+        """Make the output; what it is made of stays until `finish`."""
+        self._pass_on()
+        self._writer.write_output()
+        self._is_written = True
 
     def finish(self) -> xr.Dataset:
         """The traces, read from the file as they are used."""
-        self._pass_on()
         return open_as_used(self._writer.finish())

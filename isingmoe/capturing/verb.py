@@ -18,26 +18,28 @@ from torch import nn
 
 from isingmoe import _provenance
 from isingmoe._progress import shown
-from isingmoe._storage import check_output, check_suffix
-from isingmoe.capturing.batches import plan_batches
+from isingmoe.appending import check_free
+from isingmoe.capturing.batches import SORTED_BATCHES, plan_batches
 from isingmoe.capturing.collating import Collated, Stack, collate, stacks_of
 from isingmoe.capturing.describing import (
     describe_model,
     model_name,
     weight_hash,
 )
+from isingmoe.capturing.loading import memory_told
 from isingmoe.capturing.preparing import (
     begun,
     check_pairs,
     cut_of,
     encoder_of,
     in_eval_mode,
+    loaded,
     pad_of,
     vocabulary_size,
     with_tokenizer,
 )
 from isingmoe.capturing.recording import Recorder, recorded
-from isingmoe.capturing.running import Continuation, Runner, runs_alone, without_pads
+from isingmoe.capturing.running import Continuation, Runner, batching
 from isingmoe.capturing.sinks import FileSink, MemorySink, Sink, stack_path
 from isingmoe.capturing.sites import logit_meaning
 from isingmoe.tokens import Cut, TokenSequences, brief, describe_texts, tokenize
@@ -45,6 +47,11 @@ from isingmoe.tokens import Cut, TokenSequences, brief, describe_texts, tokenize
 __all__ = ["capture"]
 
 _RECORDED = ("gate_weight", "router_logit", "hidden_state")
+# So large that few batches of them may wait for each other.
+_LARGE = {"router_logit", "hidden_state"}
+_TOO_MANY = (
+    "batch_tokens: {} tokens at once are more than there is memory for; lower it (--batch-tokens)"
+)
 
 
 def capture(
@@ -141,24 +148,31 @@ def capture(
         raise ValueError(f"batch_tokens: expected at least 1, got {batch_tokens}")
     if "hidden_state" in record and output is None:
         raise ValueError("record: hidden states are written to files; name an output")
+    if targets is not None and (generate or pack):
+        raise ValueError(
+            "targets: expected none where the model writes or the texts are joined, got some; "
+            "leave out " + ("generate" if generate else "pack")
+        )
     continuation = Continuation(generate, temperature, seed) if generate else None
-    path = None if output is None else _checked(output, overwrite)
+    path = None if output is None else check_free(output, overwrite)
     revision = loading.get("revision")
     read, needed = begun(texts)
     decoded, also_needed = (None, False) if targets is None else begun(targets)
-    model, tokenizer = with_tokenizer(model, tokenizer, needed or also_needed, loading)
-    with in_eval_mode(model), recorded(model):
-        # Whether there is anything to record, before the texts are read.
-        pass
-    cut = cut_of(model, tokenizer, max_tokens, stride, pack, generate)
-    encode, vocabulary = encoder_of(tokenizer), vocabulary_size(model)
+    found, tokenizer = with_tokenizer(model, tokenizer, needed or also_needed, loading)
+    if isinstance(found, nn.Module):
+        with in_eval_mode(found), recorded(found):
+            # Whether there is anything to record, before the texts are read.
+            pass
+    cut = cut_of(found, tokenizer, max_tokens, stride, pack, generate)
+    encode, vocabulary = encoder_of(tokenizer), vocabulary_size(found)
     tokens = tokenize(read, encode, cut, vocab_size=vocabulary)
     paired = None
     if decoded is not None:
         whole = Cut(cut.max_tokens)
         paired = tokenize(decoded, encode, whole, vocab_size=vocabulary)
         check_pairs(tokens, paired)
-    arguments = {
+    model = loaded(found, loading)
+    arguments: dict[str, Any] = {
         "max_tokens": cut.max_tokens,
         "stride": cut.stride,
         "pack": pack,
@@ -171,6 +185,8 @@ def capture(
     runner = Runner(
         model, tokens, targets=paired, continuation=continuation, pad_id=pad_of(model, tokenizer)
     )
+    if generate:
+        arguments["eos_token_id"] = runner.ends
     with ExitStack() as closing:
         closing.enter_context(in_eval_mode(model))
         recorder = closing.enter_context(
@@ -193,6 +209,9 @@ def capture(
             for stack in stacks
         ]
         _run(runner, recorder, list(zip(stacks, sinks, strict=True)), job, generate, progress)
+        # Of several stacks, each can be made again until all are there.
+        for sink in sinks:
+            sink.write()
         made = {stack.name: sink.finish() for stack, sink in zip(stacks, sinks, strict=True)}
     return made if len(made) > 1 else next(iter(made.values()))
 
@@ -294,9 +313,14 @@ def _run(
     size = tokens.length + generate
     if job.targets is not None:
         size = np.maximum(size, job.targets.length + 1)
-    equal = without_pads(job.model)
-    alone = runs_alone(job.model) or (equal and job.targets is not None)
-    batches = plan_batches(size, 1 if alone else job.arguments["batch_tokens"], equal=equal)
+    together = batching(
+        job.model,
+        job.arguments["batch_tokens"],
+        writes=generate > 0,
+        paired=job.targets is not None,
+    )
+    is_large = not _LARGE.isdisjoint(job.arguments["record"])
+    batches = plan_batches(size, **together, n_sorted=1 if is_large else SORTED_BATCHES)
     n_done = min(sink.n_sequences for _, sink in sinks)
     # While a device computes a batch, the host takes the one before.
     behind = any(parameter.device.type == "cuda" for parameter in job.model.parameters())
@@ -318,21 +342,21 @@ def _run(
         for batch in batches:
             if batch.max() < n_done:
                 continue
-            layouts = runner.run(batch)
-            calls = recorder.take()
-            made = [
-                (
-                    sink,
-                    collate(
-                        calls, stack, layouts[runner.side(stack)], weights=job.keeps_weights(stack)
-                    ),
-                )
-                for stack, sink in sinks
-            ]
+            with memory_told(_TOO_MANY.format(int(size[batch].sum()))):
+                layouts = runner.run(batch)
+                calls = recorder.take()
+                made = [
+                    (
+                        sink,
+                        collate(
+                            calls,
+                            stack,
+                            layouts[runner.side(stack)],
+                            weights=job.keeps_weights(stack),
+                        ),
+                    )
+                    for stack, sink in sinks
+                ]
             waiting.append((batch, made))
             drain(1 if behind else 0, tell)
         drain(0, tell)
-
-
-def _checked(output: str | os.PathLike[str], overwrite: bool) -> Path:
-    return check_output(check_suffix(Path(output)), overwrite)

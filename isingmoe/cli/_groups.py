@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
-__all__ = ["spread"]
+__all__ = ["changed", "spread"]
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
@@ -48,6 +48,20 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
     vars(run)["__signature__"] = inspect.Signature(options)
     run.__annotations__ = {option.name: option.annotation for option in options}
     return run
+
+
+def changed(group: Any) -> list[str]:
+    """The options of a dataclass that are not at their defaults, as one types them."""
+    hints = get_type_hints(type(group), include_extras=True)
+    names = []
+    for field in fields(group):
+        if getattr(group, field.name) != field.default:
+            (option,) = hints[field.name].__metadata__
+            # Of an annotation, typer keeps the first name there.
+            name = f"--{field.name.replace('_', '-')}"
+            typed = option.default if isinstance(option.default, str) else name
+            names.append(typed.rpartition("/")[2])
+    return names
 
 
 def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -16,7 +16,7 @@ from isingmoe.cli._capture_options import (
     RecordOptions,
     TextOptions,
 )
-from isingmoe.cli._groups import spread
+from isingmoe.cli._groups import changed, spread
 from isingmoe.cli._options import Overwrite, check_target, emit_text, emit_traces
 
 if TYPE_CHECKING:
@@ -49,8 +49,14 @@ def capture(
 
     Example: isingmoe capture allenai/OLMoE-1B-7B-0924 --text book.txt -o traces.nc
     """
-    target = check_target(output, overwrite)
+    from isingmoe.appending import partial_store
+
+    target = check_target(output, overwrite or partial_store(output).exists())
     if asked.endpoint is not None:
+        if ignored := changed(recorded) + changed(of_model):
+            raise ValueError(
+                f"{', '.join(ignored)}: of a model that runs here; leave out with --endpoint"
+            )
         # Without a model to name, the first place is that of a text.
         more = [Path(name) for name in (model, *(files or [])) if name is not None]
         _ask(asked, cut, of_texts.sources(more), target, overwrite)
@@ -59,8 +65,10 @@ def capture(
         raise ValueError(
             "MODEL: expected a name or a folder, or --endpoint with a server, got none"
         )
-    if asked.served_model is not None:
-        raise ValueError("--model: is for a server (--endpoint); name a model to run here first")
+    if ignored := changed(asked):
+        raise ValueError(
+            f"{', '.join(ignored)}: of a server; name one with --endpoint, or leave out"
+        )
     started = time.monotonic()
     made = im.capture(
         model,
