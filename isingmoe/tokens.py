@@ -36,7 +36,7 @@ MAX_TOKENS = 512
 # Texts that are named one by one.
 _MOST_TEXTS = 10_000
 # Characters given to a tokenizer at once.
-_BATCH = 1 << 20
+_BATCH = 1 << 18
 
 
 @dataclass(frozen=True)

@@ -284,34 +284,39 @@ def test_capture_killed_at_ten_moments_goes_on(nursery, olmoe_folder, tmp_path):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_text(tmp_path):
-    """Two million tokens through a model of the example's size."""
+    """Two million tokens of one text, read, run, written and put together, beside 50 thousand."""
     code = f"""
-import resource, sys, threading, time
-import numpy as np, torch
+import resource, sys
+from pathlib import Path
+import torch
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from transformers import OlmoeConfig, OlmoeForCausalLM
-import isingmoe as im
+import isingmoe as im, small_models as small
 torch.manual_seed(0)
+tokenizer = small.tokenizer()
 model = OlmoeForCausalLM(OlmoeConfig(vocab_size=2048, hidden_size=192, intermediate_size=256,
     num_hidden_layers=4, num_attention_heads=6, num_experts=16, num_experts_per_tok=2,
     max_position_embeddings=512, pad_token_id=None, eos_token_id=0, use_cache=False))
-texts = np.random.default_rng(0).integers(1, 2048, (int(sys.argv[1]) // 512, 512))
-seen = []
-done = [0]
-model.register_forward_hook(lambda m, a, k, o: done.__setitem__(0, done[0] + k["input_ids"].numel())
-    or seen.append((done[0], int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6)),
-    with_kwargs=True)
-started = time.time()
-im.capture(model, texts, output=sys.argv[2], progress=False).close()
-warm = max(size for tokens, size in seen if tokens <= 200_000)
-print(warm, max(size for _, size in seen), time.time() - started)
+folder = Path(sys.argv[1])
+text = "\\n".join(small.speeches(200)).encode()
+for name, size in (("few", 90_000), ("many", 3_600_000)):
+    (folder / f"{{name}}.txt").write_bytes(text[:size].decode(errors="ignore").encode())
+del text
+for name in ("few", "many"):
+    out = folder / f"{{name}}.nc"
+    im.capture(model, folder / f"{{name}}.txt", tokenizer=tokenizer, output=out,
+        progress=False).close()
+    n_tokens = int(im.open_traces(out)["length"].sum())
+    print(n_tokens, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
     ran = subprocess.run(
-        [sys.executable, "-c", code, "2000000", str(tmp_path / "traces.nc")],
+        [sys.executable, "-c", code, str(tmp_path)],
         env={**os.environ, **OFFLINE, "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
         check=True,
     )
-    warm, most, _ = map(float, ran.stdout.split())
+    (n_few, warm), (n_many, most) = (map(float, line.split()) for line in ran.stdout.splitlines())
+    assert n_few > 40_000
+    assert n_many > 2_000_000
     assert most < warm + 200

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -20,13 +20,12 @@ from isingmoe.capturing.loading import (
     prepare_model,
 )
 from isingmoe.texts import Text, read_texts
-from isingmoe.tokens import MAX_TOKENS, Cut, Encode, TokenSequences
+from isingmoe.tokens import MAX_TOKENS, Cut, TokenSequences
 
 __all__ = [
     "begun",
     "check_pairs",
     "cut_of",
-    "encoder_of",
     "in_eval_mode",
     "loaded",
     "pad_of",
@@ -100,25 +99,6 @@ def cut_of(
             ends = getattr(getattr(model, "config", None), "eos_token_id", None)
             separator = ends[0] if isinstance(ends, list | tuple) and ends else ends
     return Cut(max_tokens, stride, pack, separator)
-
-
-def encoder_of(tokenizer: Any) -> Encode | None:
-    """What gives the token ids of strings."""
-    if tokenizer is None:
-        return None
-    if not callable(tokenizer):
-        raise TypeError(
-            "tokenizer: expected one of transformers, or a function, got "
-            f"{type(tokenizer).__name__}"
-        )
-    # A text that is longer than the model can read at once is cut: no reason to warn.
-    options = {"verbose": False} if hasattr(tokenizer, "eos_token_id") else {}
-
-    def encode(strings: list[str]) -> Sequence[Sequence[int]]:
-        found: Any = tokenizer(strings, **options)
-        return found["input_ids"] if isinstance(found, Mapping) else found
-
-    return encode
 
 
 def vocabulary_size(model: nn.Module | Prepared) -> int | None:

@@ -26,12 +26,12 @@ from isingmoe.capturing.describing import (
     model_name,
     weight_hash,
 )
+from isingmoe.capturing.encoding import encoder_of
 from isingmoe.capturing.loading import memory_told
 from isingmoe.capturing.preparing import (
     begun,
     check_pairs,
     cut_of,
-    encoder_of,
     in_eval_mode,
     loaded,
     pad_of,
