@@ -84,10 +84,11 @@ def _write_netcdf(folder: Path, file: Path, leave: str, stop: threading.Event) -
                 variable.attrs.update(dict(array.attrs))
         sink.check()
         with h5py.File(sink, "r+") as content, ThreadPoolExecutor(_THREADS) as pool:
+            datasets: list[tuple[Any, Any]] = [(content[name], array) for name, array in arrays]
             chunks = (
-                (content[name], array, region)
-                for name, array in arrays
-                for region in _regions(content[name].shape, content[name].chunks)
+                (dataset, array, region)
+                for dataset, array in datasets
+                for region in _regions(dataset.shape, dataset.chunks)
             )
             waiting: deque[tuple[Any, tuple[slice, ...], Future[bytes]]] = deque()
             for dataset, array, region in chunks:
@@ -108,7 +109,7 @@ def _packed(array: Any, region: tuple[slice, ...], chunk: tuple[int, ...]) -> by
     inside = tuple(slice(part.stop - part.start) for part in region)
     values[inside] = array[region]
     planes = values.reshape(-1).view(np.uint8).reshape(-1, values.itemsize)
-    return zlib.compress(np.ascontiguousarray(planes.T), _LEVEL)
+    return zlib.compress(planes.T.tobytes(), _LEVEL)
 
 
 def _put(dataset: Any, region: tuple[slice, ...], packed: Future[bytes]) -> None:
