@@ -1,9 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := 5.1.0
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: fit test lint bench docs hooks clean
+.PHONY: fit test oldest lint bench docs hooks clean
 
 # The bundled trace, fitted: prints the report, writes fit.nc and fit.png.
 fit: $(VENV)/light
@@ -13,6 +14,14 @@ fit: $(VENV)/light
 # A file to a process: what its tests share is made once.
 test: lint
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+# What capture records of every family, with the oldest transformers that the extra allows.
+oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	grep -v -e ^transformers -e ^tokenizers -e ^huggingface constraints.txt > $(VENV)-oldest/constraints.txt
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint $(VENV)-oldest/constraints.txt --editable '.[capture,dev]' transformers==$(OLDEST)
+	$(VENV)-oldest/bin/python -m pytest --numprocesses 2 tests/test_capture_families.py
 
 lint: $(VENV)/full
 	$(BIN)/ruff check
@@ -32,7 +41,7 @@ hooks: $(VENV)/full
 	$(BIN)/pre-commit install
 
 clean:
-	rm -rf $(VENV) docs/_build
+	rm -rf $(VENV) $(VENV)-oldest docs/_build
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'isingmoe needs Python 3.11 or newer, got ' + sys.version.split()[0])"
