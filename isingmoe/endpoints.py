@@ -94,7 +94,8 @@ def capture_endpoint(
     seed : int
         Of what it writes, sent with each request.
     num_experts, top_k, num_layers : int, optional
-        E, experts per token, and layers of the model, with experts or without; by default what the configuration of the model declares, in
+        E, experts per token, and layers of the model, with experts or without; by default
+        what the configuration of the model declares, in
         a folder of its name or on the Hugging Face Hub.
     layers : sequence of int, optional
         The model's numbers of its layers with experts; asked for where neither the answers
