@@ -10,7 +10,6 @@ import warnings
 
 import numpy as np
 import pytest
-import xarray as xr
 from foreign import (
     ids_of,
     megatron_records,
@@ -27,53 +26,12 @@ from foreign import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reader_checks import EXPERTS, assert_same, known, layers, sglang
 
 import isingmoe as im
 from isingmoe.readers import FORMATS, import_traces, reader_of
 from isingmoe.readers.interleaving import interleaved_lag
 from isingmoe.readers.lines import json_values
-
-EXPERTS = 6
-
-
-def assert_same(found: xr.Dataset, traces: xr.Dataset, without: tuple[str, ...] = ()) -> None:
-    im.validate(found)
-    expected = traces.drop_vars([*without, "gate_weight"], errors="ignore")
-    assert set(found.variables) == set(expected.variables)
-    for name in expected.variables:
-        xr.testing.assert_equal(found[name], expected[name])
-        if name != "layer":
-            assert found[name].dtype == expected[name].dtype
-    for name in ("num_experts", "top_k", "ranked"):
-        assert found.attrs[name] == traces.attrs[name]
-
-
-def known(traces: xr.Dataset) -> dict[str, object]:
-    return {"num_experts": traces.attrs["num_experts"], "ranked": bool(traces.attrs["ranked"])}
-
-
-def layers(traces: xr.Dataset) -> list[int]:
-    return traces["layer"].values.tolist()
-
-
-def sglang(traces: xr.Dataset, n_dense: int = 0) -> dict[str, object]:
-    of_arrays = {"num_layers": traces.sizes["layer"] + n_dense, "top_k": traces.attrs["top_k"]}
-    return {**known(traces), "layers": layers(traces), **of_arrays}
-
-
-@pytest.fixture(scope="module")
-def some(make_traces):
-    """Ragged traces with token ids, without gaps and without sequences of no tokens."""
-
-    def build(n_least: int = 4, **more) -> xr.Dataset:
-        made = make_traces(
-            **{"ragged": True, "n_positions": 14, "n_sequences": 7, "token_ids": True, **more}
-        )
-        made = made.isel(sequence=np.flatnonzero(made["length"].values >= n_least))
-        return made.isel(position=slice(int(made["length"].max())))
-
-    return build
-
 
 SHAPES = st.fixed_dictionaries(
     {
@@ -302,14 +260,14 @@ def test_megatron_logits_come_back(some, tmp_path):
 
 
 def test_megatron_processes_belong_together_as_is_said(some, tmp_path):
-    traces = some(ragged=False, n_sequences=4, n_layers=4)
+    traces = some(ragged=False, n_sequences=4, n_layers=4, layer=np.arange(4))
     options = {"micro_batch_size": 2, **known(traces)}
 
-    def written(name, parts):
+    def written(name, parts, n_before=(0, 0)):
         folder = tmp_path / name
         folder.mkdir()
         for rank, part in enumerate(parts):
-            records = megatron_records(part, 2, rank=rank)
+            records = megatron_records(part, 2, rank=rank, n_before=n_before[rank])
             write_lines(records, folder / f"router_trace_rank{rank}.jsonl")
         return import_traces(folder, processes=name, **options)
 
@@ -320,8 +278,8 @@ def test_megatron_processes_belong_together_as_is_said(some, tmp_path):
         for p in (0, 7)
     ]
     assert_same(written("positions", halves), traces, ("token_id",))
-    halves = [traces.isel(layer=places) for places in ([2, 3], [0, 1])]
-    assert_same(written("layers", halves), traces, ("token_id",))
+    halves = [traces.isel(layer=places) for places in ([0, 1], [2, 3])]
+    assert_same(written("layers", halves, (0, 2)), traces, ("token_id",))
     with pytest.raises(ValueError, match=r"data: processes: expected how 2 files .*--processes"):
         import_traces(tmp_path / "data", **options)
 

@@ -16,6 +16,8 @@ __all__ = ["array_of", "loads"]
 
 # Bytes from which on cutting is faster than reading all at once.
 _LONG = 1 << 11
+# Levels of lists that are looked for.
+_DEEPEST = 3
 # What is of a number as 0, so that brackets and commas are what else there is.
 _OUTLINE = bytes.maketrans(b"123456789-", b"0" * 10)
 _ZERO, _MINUS = np.uint8(ord("0")), ord("-")
@@ -85,6 +87,8 @@ def _regular(raw: bytes) -> NDArray[np.int64] | None:
     outline = raw.translate(_OUTLINE, b" \t\r\n")
     form = outline.translate(None, b"0")
     depth = len(form) - len(form.lstrip(b"["))
+    if depth > _DEEPEST:
+        return None
     shape: list[int] = []
     part = b""
     for level in range(depth):
