@@ -220,7 +220,9 @@ def test_a_recorder_asks_which_request_a_token_is_of(some, tmp_path):
     path = write_recorder(records, tmp_path / "dump.pt", EXPERTS)
     with pytest.raises(ValueError, match=r"records\[1\]: requests: expected 'one' .* --requests"):
         import_traces(path, ranked=True)
-    found = import_traces(path, ranked=True, requests="many")
+    n_left = int((traces["length"] - 3).sum())
+    with pytest.warns(UserWarning, match=rf"dump\.pt: {n_left} of \d+ tokens are left out: gener"):
+        found = import_traces(path, ranked=True, requests="many")
     assert (found["length"] == 3).all()
     assert np.array_equal(rows_of(found, 2), rows_of(traces, 2)[:3])
     write_recorder(numbered([records[0], records[2]]), path, EXPERTS)
@@ -229,6 +231,39 @@ def test_a_recorder_asks_which_request_a_token_is_of(some, tmp_path):
     write_recorder(prompts_pass(traces) + records[:2], path, EXPERTS)
     with pytest.raises(ValueError, match=r"records\[0\]: requests: expected one at a time, got"):
         import_traces(path, ranked=True, requests="one")
+
+
+def test_a_recorder_reads_prompts_beside_generated_tokens_and_in_parts(some, tmp_path):
+    """A prompt in two parts, the second in a pass with generated tokens of other requests."""
+    traces = some(layer=np.array([0, 3]), n_least=8).isel(sequence=[0])
+    traces = traces.isel(position=slice(int(traces["length"][0])))
+    (whole,) = prompts_pass(traces)
+    n = len(whole["input_ids"])
+
+    def part(begin, end, more, mode):
+        """And `more` generated tokens."""
+        import torch
+
+        places = [*range(begin, end), *[0] * more]
+        return {
+            **whole,
+            "input_ids": [whole["input_ids"][i] for i in places],
+            "positions": [*range(begin, end), *[40] * more],
+            "topk_ids_of_layer": whole["topk_ids_of_layer"][:, torch.tensor(places)],
+            "forward_mode": mode,
+            "extend_seq_lens": [end - begin, *[1] * more],
+        }
+
+    records = numbered([part(0, 5, 0, 1), part(5, n, 2, 3)])
+    path = write_recorder(records, tmp_path / "dump.pt", EXPERTS)
+    with (
+        pytest.warns(UserWarning, match=rf"dump\.pt: 2 of {n + 2} tokens are left out"),
+        pytest.warns(UserWarning, match=r"1 of 2 sequences begin after the first token .*parts"),
+    ):
+        found = import_traces(path, ranked=True, requests="many")
+    assert found["start_position"].values.tolist() == [0, 5]
+    rows = np.concatenate([rows_of(found, 0), rows_of(found, 1)])
+    assert np.array_equal(rows, rows_of(traces, 0))
 
 
 @given(shape=SHAPES, size=st.sampled_from([1, 2, 3]))
