@@ -102,8 +102,9 @@ def _regular(raw: bytes) -> NDArray[np.int64] | None:
     size = math.prod(shape)
     code = np.frombuffer(raw, np.uint8)
     digit = (code - _ZERO) < 10
-    # NumPy reads what is no number as 0.
-    if np.count_nonzero(digit[1:] & ~digit[:-1]) != size:
+    begins = digit[1:] & ~digit[:-1]
+    # NumPy reads what is no number as 0, and zeros in front.
+    if np.count_nonzero(begins) != size or (begins & (code[1:] == _ZERO))[:-1][digit[2:]].any():
         return None
     if b"-" in raw and not digit[np.flatnonzero(code == _MINUS) + 1].all():
         return None
