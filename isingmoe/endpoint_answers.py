@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from isingmoe.endpoint_models import Declared
 from isingmoe.readers import sglang, vllm
-from isingmoe.readers.options import LayerColumns, layer_columns
+from isingmoe.readers.options import LayerColumns, check_routed, layer_columns
 from isingmoe.readers.responses import Completion, completions_of, decoded
 from isingmoe.recorded import Recording
 
@@ -26,6 +26,9 @@ class Facts:
     ----------
     num_experts, top_k : int, optional
         By default what the model's configuration declares.
+    num_layers : int, optional
+        All layers of the model, with experts or without; by default what its configuration
+        declares.
     layers : sequence of int, optional
         The model's numbers of its layers with experts; by default as far as the configuration
         and the answers tell.
@@ -37,6 +40,7 @@ class Facts:
     top_k: int | None = None
     layers: Sequence[int] | None = None
     ranked: bool = False
+    num_layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,10 @@ def layout_of(answer: Answer, facts: Facts, declared: Declared, model: str) -> L
                 f"{facts.top_k}; leave it out"
             )
     n_columns, top_k = ids.shape[1:]
+    check_routed(ids, answer.where)
+    n_layers = facts.num_layers or declared.num_layers
+    if kind == "sglang":
+        _check_columns(n_columns, n_layers, top_k, facts, answer, model)
     num_experts = _needed(
         facts.num_experts or declared.num_experts,
         "num_experts",
@@ -190,14 +198,14 @@ def layout_of(answer: Answer, facts: Facts, declared: Declared, model: str) -> L
     )
     numbers = facts.layers
     if numbers is None:
-        numbers = _told_layers(ids, kind, declared)
+        numbers = _told_layers(ids, n_layers, declared.first_dense)
     numbers = _needed(
         numbers,
         "layers",
         "the model's numbers of its layers with experts, as 0-23",
         answer,
         model,
-        f" (there are {n_columns} layers here)",
+        f" ({_seen_layers(ids)})",
     )
     columns = layer_columns(numbers, n_columns, answer.where)
     return Layout(kind, columns, n_columns, num_experts, top_k, facts.ranked or top_k == 1)
@@ -216,18 +224,51 @@ def _flat(answer: Answer, completion: Completion, text: Any, top_k: int) -> NDAr
     return np.asarray(ids).reshape(n_rows, -1, top_k)
 
 
-def _told_layers(ids: NDArray[Any], kind: str, declared: Declared) -> list[int] | None:
+def _check_columns(
+    n_columns: int, n_layers: int | None, top_k: int, facts: Facts, answer: Answer, model: str
+) -> None:
+    """Raise unless SGLang's numbers, of any k and as many layers as fit, are of the model's."""
+    fits = facts.layers is not None and len(facts.layers) == n_columns
+    if n_layers is None and not fits:
+        _needed(
+            None,
+            "num_layers",
+            "the number of layers of the model, with experts or without",
+            answer,
+            model,
+            f" (with {top_k} experts to a token there are {n_columns})",
+        )
+    if n_layers is not None and n_columns != n_layers:
+        raise ValueError(
+            f"{answer.where}: routed_experts: expected the {n_layers} layers of the model, got "
+            f"{n_columns} with {top_k} experts to a token; correct top_k (--top-k) or num_layers "
+            "(--num-layers)"
+        )
+
+
+def _told_layers(
+    ids: NDArray[Any], n_layers: int | None, first_dense: int | None
+) -> list[int] | None:
     """The numbers of the layers with experts, where nothing has to be guessed."""
     n_columns, top_k = ids.shape[1:]
-    if kind == "sglang" or n_columns == declared.num_layers:
-        # All layers of the model are there. One without experts is filled with zeros, which no
-        # token has in two ranks; with one rank it cannot be told from others.
-        used = ids.any((0, 2)) if top_k > 1 else np.ones(n_columns, bool)
-        return np.flatnonzero(used).tolist()
-    if declared.num_layers is None:
+    if n_layers is None:
         return None
-    dense = declared.num_layers - n_columns
-    return list(range(dense, declared.num_layers)) if dense == declared.first_dense else None
+    if n_columns == n_layers:
+        # One without experts is filled with zeros, which no token has in two ranks; with one
+        # rank it may as well have sent all tokens to the first expert.
+        used = ids.any((0, 2))
+        return np.flatnonzero(used).tolist() if top_k > 1 or used.all() else None
+    dense = n_layers - n_columns
+    return list(range(dense, n_layers)) if dense == first_dense else None
+
+
+def _seen_layers(ids: NDArray[Any]) -> str:
+    """What the answer shows of its layers, for an error."""
+    n_columns = ids.shape[1]
+    empty = np.flatnonzero(~ids.any((0, 2)))
+    if not len(empty):
+        return f"there are {n_columns} layers here"
+    return f"of {n_columns} layers here {len(empty)} hold nothing but zeros, layer {empty[0]} first"
 
 
 def _needed(value: Any, name: str, meaning: str, answer: Answer, model: str, seen: str = "") -> Any:

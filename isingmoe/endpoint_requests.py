@@ -207,7 +207,8 @@ class Connection:
                         f"{self._patience.timeout:g} s, got none; raise timeout (--timeout), or "
                         "lower concurrency (--concurrency)"
                     ) from None
-                except self._httpx.TransportError as error:
+                # Also an answer that is not encoded as its header says.
+                except self._httpx.RequestError as error:
                     trouble = self._unreachable(error, what, attempt)
                 else:
                     if response.status_code != 429 and response.status_code < 500:

@@ -54,6 +54,7 @@ def capture_endpoint(
     seed: int = 0,
     num_experts: int | None = None,
     top_k: int | None = None,
+    num_layers: int | None = None,
     layers: Sequence[int] | None = None,
     ranked: bool = False,
     progress: bool = True,
@@ -91,8 +92,9 @@ def capture_endpoint(
         Of what it writes; 0 takes the likeliest token.
     seed : int
         Of what it writes, sent with each request.
-    num_experts, top_k : int, optional
-        E, and experts per token; by default what the configuration of the model declares, in
+    num_experts, top_k, num_layers : int, optional
+        E, experts per token, and layers of the model, with experts or without; by default
+        what the configuration of the model declares, in
         a folder of its name or on the Hugging Face Hub.
     layers : sequence of int, optional
         The model's numbers of its layers with experts; asked for where neither the answers
@@ -133,7 +135,7 @@ def capture_endpoint(
         stride=stride,
         pack=pack,
         sampling=Sampling(generate, temperature, seed),
-        facts=Facts(num_experts, top_k, layers, ranked),
+        facts=Facts(num_experts, top_k, layers, ranked, num_layers),
         tokenizer=tokenizer,
     )
     with shown(progress) as tell:

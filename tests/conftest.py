@@ -88,6 +88,20 @@ def make_traces() -> Callable[..., xr.Dataset]:
 
 
 @pytest.fixture(scope="session")
+def some(make_traces: Callable[..., xr.Dataset]) -> Callable[..., xr.Dataset]:
+    """Ragged traces with token ids, without gaps and without sequences of no tokens."""
+
+    def build(n_least: int = 4, **more: Any) -> xr.Dataset:
+        made = make_traces(
+            **{"ragged": True, "n_positions": 14, "n_sequences": 7, "token_ids": True, **more}
+        )
+        made = made.isel(sequence=np.flatnonzero(made["length"].values >= n_least))
+        return made.isel(position=slice(int(made["length"].max())))
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def shared_traces() -> Path:
     """The folder of real traces beside the checkout."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "traces"

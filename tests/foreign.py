@@ -229,12 +229,14 @@ def megatron_records(
     *,
     rank: int = 0,
     first_step: int = 0,
+    n_before: int = 0,
     more: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """A step for each `size` sequences, which are all of one length.
 
     The rows of a layer are those of its hidden states [position, sequence, hidden], one after
-    another.
+    another. A layer's number is its place in the list of its pipeline stage, `n_before` layers
+    of the model being in stages before.
     """
     records = []
     for step, begin in enumerate(range(0, traces.sizes["sequence"], size), first_step):
@@ -246,7 +248,7 @@ def megatron_records(
                     "step": step,
                     "stage": "pre_dispatch",
                     "block": "decoder",
-                    "layer": layer,
+                    "layer": layer - n_before,
                     "rank": rank,
                     "num_tokens": len(rows),
                     "topk": len(rows[0]),

@@ -83,7 +83,7 @@ class StandIn:
     """A server in a thread; to be entered with `with`.
 
     `fault` is asked for each completion what goes wrong: a status such as "500", "close",
-    "cut", "garbage", "array", "no experts", "short", "die" or None.
+    "cut", "garbage", "array", "encoding", "no experts", "short", "die" or None.
     """
 
     kind: str = "vllm"
@@ -328,6 +328,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif fault == "garbage":
             self._write(200, b"<html>502 is what they say</html>")
+        elif fault == "encoding":
+            self._write(200, b"this is not compressed", encoding="gzip")
         elif fault == "array":
             self._write(200, b"[1, 2]")
         elif fault is not None and fault.isdigit():
@@ -340,10 +342,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, content: dict[str, Any]) -> None:
         self._write(status, json.dumps(content).encode())
 
-    def _write(self, status: int, data: bytes, cut: bool = False) -> None:
+    def _write(
+        self, status: int, data: bytes, cut: bool = False, encoding: str | None = None
+    ) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
+        if encoding is not None:
+            self.send_header("Content-Encoding", encoding)
         if self.owner.retry_after is not None and status in (429, 503):
             self.send_header("Retry-After", self.owner.retry_after)
         self.end_headers()

@@ -36,6 +36,7 @@ from isingmoe.endpoints import capture_endpoint
         ("429", "99999999", [600.0, 600.0]),
         ("close", None, [1.0, 2.0]),
         ("cut", None, [1.0, 2.0]),
+        ("encoding", None, [1.0, 2.0]),
     ],
 )
 def test_what_passes_is_asked_again(fault, retry_after, expected):
@@ -81,6 +82,7 @@ def test_experts_that_only_one_answer_lacks_are_asked_for_again(kind):
         ("500", OSError, r"sequence 0 \(text 0\): .*status 500 \(made to fail with 500\) 3 times"),
         ("close", ConnectionError, r"the connection broke .* 3 times; see the server's log"),
         ("cut", ConnectionError, r"the connection broke"),
+        ("encoding", ConnectionError, r"the connection broke \(.*decompress.* 3 times"),
         ("garbage", ValueError, r"expected a JSON object, got '<html>502 .*vLLM or SGLang server"),
         ("array", ValueError, r"expected a JSON object, got '\[1, 2\]'"),
         ("no experts", ValueError, r"got none in .*start the server with --enable-return-routed-e"),

@@ -235,6 +235,61 @@ def test_the_configuration_of_the_model_tells_what_the_server_does_not(tmp_path,
         check(traces, expected)
 
 
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_with_one_expert_to_a_token_zeros_do_not_tell_layers_without(tmp_path, kind):
+    config = {"num_local_experts": 8, "num_experts_per_tok": 1, "num_hidden_layers": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    def route(ids: list[int]) -> np.ndarray:
+        # Every second layer is dense.
+        experts = np.zeros((len(ids), 4, 1), int)
+        experts[:, 1::2] = made_up_routing(2, 8, 1)(ids)
+        return experts
+
+    with StandIn(kind, route=route, root=str(tmp_path)) as server:
+        with pytest.raises(ValueError, match=r"layers: expected .* --layers") as told:
+            capture_endpoint(endpoint(server), TEXTS)
+        assert "of 4 layers here 2 hold nothing but zeros, layer 0 first" in one_line(told)
+        traces = capture_endpoint(endpoint(server), TEXTS, layers=[1, 3])
+        check(traces, [route(tokens_of(t))[:, 1::2].transpose(1, 0, 2) for t in TEXTS])
+    with StandIn(kind, route=made_up_routing(4, 8, 1), root=str(tmp_path)) as server:
+        traces = capture_endpoint(endpoint(server), TEXTS)
+    assert traces["layer"].values.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("told", ["by the configuration", "by the caller", "not at all"])
+def test_a_wrong_number_of_experts_to_a_token_does_not_make_more_layers(tmp_path, told):
+    """Of 3 layers with 4 experts to a token, 2 experts would make 6 layers."""
+    facts = {"num_experts": 8, "top_k": 2}
+    if told == "by the configuration":
+        config = {"num_experts": 8, "num_hidden_layers": 3}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    else:
+        facts["layers"] = [0, 1, 2]
+    if told == "by the caller":
+        facts["num_layers"] = 3
+    message = r"num_layers: expected .*--num-layers" if told == "not at all" else r"the 3 layers"
+    routing = made_up_routing(3, 8, 4)
+    with StandIn("sglang", route=routing, root=str(tmp_path)) as server:
+        with pytest.raises(ValueError, match=message) as error:
+            capture_endpoint(endpoint(server), TEXTS, **facts)
+        assert "6" in one_line(error)
+        traces = capture_endpoint(endpoint(server), TEXTS, **{**facts, "top_k": 4})
+        check(traces, [routing(tokens_of(text)).transpose(1, 0, 2) for text in TEXTS])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_a_kernel_that_does_not_report_its_experts_is_told_of(kind, top_k):
+    facts = {**FACTS, "top_k": top_k}
+    with (
+        StandIn(kind, route=lambda ids: np.zeros((len(ids), 3, top_k), int)) as server,
+        pytest.raises(ValueError, match=r"nothing but zeros; the server's MoE kernel") as told,
+    ):
+        capture_endpoint(endpoint(server), TEXTS, **facts)
+    one_line(told)
+
+
 @pytest.mark.parametrize(
     ("kind", "missing"),
     [(kind, name) for kind in KINDS for name in FACTS if kind == "sglang" or name != "top_k"],
@@ -244,8 +299,11 @@ def test_what_nobody_tells_is_asked_for(monkeypatch, kind, missing):
     facts = {name: value for name, value in FACTS.items() if name != missing}
     with StandIn(kind) as server:
         if (kind, missing) == ("sglang", "layers"):
-            # Its answers have all layers of the model.
-            traces = capture_endpoint(endpoint(server), TEXTS, **facts)
+            # Its answers have all layers of the model, but k and they alone make up a number.
+            with pytest.raises(ValueError, match=r"num_layers: expected .* --num-layers") as told:
+                capture_endpoint(endpoint(server), TEXTS, **facts)
+            assert "(with 2 experts to a token there are 3)" in one_line(told)
+            traces = capture_endpoint(endpoint(server), TEXTS, num_layers=3, **facts)
             assert traces["layer"].values.tolist() == [0, 1, 2]
             return
         option = missing.replace("_", "-")

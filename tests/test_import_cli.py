@@ -94,7 +94,7 @@ def test_rows_that_take_turns_are_warned_about_in_one_line(tmp_path, run_cli):
         (USUAL[:4], 1, "ranked: expected whether"),
         ((*USUAL, "--micro-batch-size", 2), 1, "micro_batch_size: not an option of format vllm"),
         ((*USUAL, "--format", "tgi"), 1, "format: expected one of vllm, sglang, megatron"),
-        ((*USUAL, "--format", "megatron"), 1, "micro_batch_size"),
+        ((*USUAL, "--format", "megatron"), 1, "topk, top_indices: missing; expected a record"),
         ((*USUAL[:2], "--layers", "a-b", "--ranked"), 1, "--layers: expected numbers such as"),
         ((*USUAL[:2], "--layers", "7-3", "--ranked"), 1, "--layers: expected numbers such as"),
         ((*USUAL[:2], "--layers", "3,3", "--ranked"), 1, "layers: expected different numbers"),

@@ -138,6 +138,32 @@ def test_records_of_one_sequence(make_traces, tmp_path, positions):
     )
 
 
+@pytest.mark.parametrize("names", [("expert", "weight"), ("experts", "weights"), ("e", "w")])
+def test_tables_with_lists_come_back(traces, tmp_path, names):
+    """Lists of all experts of a token and layer, without those that are not there."""
+    rows = []
+    for row in table_rows(traces, wide=True):
+        index = [row.pop(f"expert_{rank}") for rank in range(traces.sizes["rank"])]
+        row[names[0]] = [expert for expert in index if expert >= 0]
+        if "weight_0" in row:
+            every = [row.pop(f"weight_{rank}") for rank in range(traces.sizes["rank"])]
+            row[names[1]] = [w for w, expert in zip(every, index, strict=True) if expert >= 0]
+        rows.append(row)
+    path = tmp_path / "table.parquet"
+    pd.DataFrame(rows).to_parquet(path)
+    fields = {"expert": "e", **({"weight": "w"} if "w" in rows[0] else {})}
+    fields = fields if names == ("e", "w") else None
+    assert_same(import_traces(path, fields=fields, **known(traces)), traces)
+
+
+def test_lists_of_which_some_are_null(tmp_path):
+    path = tmp_path / "table.parquet"
+    lists = [[3, 1], None, [2], []]
+    pd.DataFrame({"position": range(4), "layer": 0, "expert": lists}).to_parquet(path)
+    found = import_traces(path, num_experts=4, ranked=True, single_sequence=True)
+    assert found["expert_index"][0, 0].values.tolist() == [[3, 1], [-1, -1], [2, -1], [-1, -1]]
+
+
 @pytest.mark.parametrize("wide", [True, False], ids=["rank columns", "row for each rank"])
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
 def test_tables_come_back(traces, tmp_path, wide, suffix):

@@ -338,6 +338,30 @@ TABLE = {
     "Parquet, experts lists": Case(
         parquet(expert_1=[[1], [2]]), "row 0: expert_1: expected a whole number, got '[1]'"
     ),
+    "Parquet, lists with a text": Case(
+        parquet(expert=[["a", "b"], ["c", "d"]], expert_0=..., expert_1=...),
+        "row 0: expert: expected a list of whole numbers, got ",
+    ),
+    "Parquet, lists with half a number": Case(
+        parquet(expert=[[1, 2], [1.5]], expert_0=..., expert_1=...),
+        "row 1: expert: expected a list of whole numbers, got '[1.5]'",
+    ),
+    "Parquet, lists of lists": Case(
+        parquet(expert=[[[1]], [[2]]], expert_0=..., expert_1=...),
+        "row 0: expert: expected a list of whole numbers, got ",
+    ),
+    "Parquet, lists with an expert too high": Case(
+        parquet(expert=[[1, 2], [99]], expert_0=..., expert_1=...),
+        "row 1: expert: expected ids of 0 to",
+    ),
+    "Parquet, fewer weights": Case(
+        parquet(experts=[[1, 2], [3]], weights=[[0.5], [0.5]], expert_0=..., expert_1=...),
+        "row 0: weight: expected one for each expert",
+    ),
+    "Parquet, more weights": Case(
+        parquet(experts=[[1, 2], [3]], weights=[[0.5, 0.5], [0.5] * 3], expert_0=..., expert_1=...),
+        "row 1: weight: expected as many as experts, 1, got 3",
+    ),
     "Parquet, sequences lists": Case(
         parquet(sequence=[[1], [2]]), "row 0: sequence: expected a number or a text, got '[1]'"
     ),

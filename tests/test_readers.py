@@ -10,7 +10,6 @@ import warnings
 
 import numpy as np
 import pytest
-import xarray as xr
 from foreign import (
     ids_of,
     megatron_records,
@@ -27,53 +26,12 @@ from foreign import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reader_checks import EXPERTS, assert_same, known, layers, sglang
 
 import isingmoe as im
 from isingmoe.readers import FORMATS, import_traces, reader_of
 from isingmoe.readers.interleaving import interleaved_lag
 from isingmoe.readers.lines import json_values
-
-EXPERTS = 6
-
-
-def assert_same(found: xr.Dataset, traces: xr.Dataset, without: tuple[str, ...] = ()) -> None:
-    im.validate(found)
-    expected = traces.drop_vars([*without, "gate_weight"], errors="ignore")
-    assert set(found.variables) == set(expected.variables)
-    for name in expected.variables:
-        xr.testing.assert_equal(found[name], expected[name])
-        if name != "layer":
-            assert found[name].dtype == expected[name].dtype
-    for name in ("num_experts", "top_k", "ranked"):
-        assert found.attrs[name] == traces.attrs[name]
-
-
-def known(traces: xr.Dataset) -> dict[str, object]:
-    return {"num_experts": traces.attrs["num_experts"], "ranked": bool(traces.attrs["ranked"])}
-
-
-def layers(traces: xr.Dataset) -> list[int]:
-    return traces["layer"].values.tolist()
-
-
-def sglang(traces: xr.Dataset, n_dense: int = 0) -> dict[str, object]:
-    of_arrays = {"num_layers": traces.sizes["layer"] + n_dense, "top_k": traces.attrs["top_k"]}
-    return {**known(traces), "layers": layers(traces), **of_arrays}
-
-
-@pytest.fixture(scope="module")
-def some(make_traces):
-    """Ragged traces with token ids, without gaps and without sequences of no tokens."""
-
-    def build(n_least: int = 4, **more) -> xr.Dataset:
-        made = make_traces(
-            **{"ragged": True, "n_positions": 14, "n_sequences": 7, "token_ids": True, **more}
-        )
-        made = made.isel(sequence=np.flatnonzero(made["length"].values >= n_least))
-        return made.isel(position=slice(int(made["length"].max())))
-
-    return build
-
 
 SHAPES = st.fixed_dictionaries(
     {
@@ -262,7 +220,9 @@ def test_a_recorder_asks_which_request_a_token_is_of(some, tmp_path):
     path = write_recorder(records, tmp_path / "dump.pt", EXPERTS)
     with pytest.raises(ValueError, match=r"records\[1\]: requests: expected 'one' .* --requests"):
         import_traces(path, ranked=True)
-    found = import_traces(path, ranked=True, requests="many")
+    n_left = int((traces["length"] - 3).sum())
+    with pytest.warns(UserWarning, match=rf"dump\.pt: {n_left} of \d+ tokens are left out: gener"):
+        found = import_traces(path, ranked=True, requests="many")
     assert (found["length"] == 3).all()
     assert np.array_equal(rows_of(found, 2), rows_of(traces, 2)[:3])
     write_recorder(numbered([records[0], records[2]]), path, EXPERTS)
@@ -271,6 +231,39 @@ def test_a_recorder_asks_which_request_a_token_is_of(some, tmp_path):
     write_recorder(prompts_pass(traces) + records[:2], path, EXPERTS)
     with pytest.raises(ValueError, match=r"records\[0\]: requests: expected one at a time, got"):
         import_traces(path, ranked=True, requests="one")
+
+
+def test_a_recorder_reads_prompts_beside_generated_tokens_and_in_parts(some, tmp_path):
+    """A prompt in two parts, the second in a pass with generated tokens of other requests."""
+    traces = some(layer=np.array([0, 3]), n_least=8).isel(sequence=[0])
+    traces = traces.isel(position=slice(int(traces["length"][0])))
+    (whole,) = prompts_pass(traces)
+    n = len(whole["input_ids"])
+
+    def part(begin, end, more, mode):
+        """And `more` generated tokens."""
+        import torch
+
+        places = [*range(begin, end), *[0] * more]
+        return {
+            **whole,
+            "input_ids": [whole["input_ids"][i] for i in places],
+            "positions": [*range(begin, end), *[40] * more],
+            "topk_ids_of_layer": whole["topk_ids_of_layer"][:, torch.tensor(places)],
+            "forward_mode": mode,
+            "extend_seq_lens": [end - begin, *[1] * more],
+        }
+
+    records = numbered([part(0, 5, 0, 1), part(5, n, 2, 3)])
+    path = write_recorder(records, tmp_path / "dump.pt", EXPERTS)
+    with (
+        pytest.warns(UserWarning, match=rf"dump\.pt: 2 of {n + 2} tokens are left out"),
+        pytest.warns(UserWarning, match=r"1 of 2 sequences begin after the first token .*parts"),
+    ):
+        found = import_traces(path, ranked=True, requests="many")
+    assert found["start_position"].values.tolist() == [0, 5]
+    rows = np.concatenate([rows_of(found, 0), rows_of(found, 1)])
+    assert np.array_equal(rows, rows_of(traces, 0))
 
 
 @given(shape=SHAPES, size=st.sampled_from([1, 2, 3]))
@@ -302,14 +295,14 @@ def test_megatron_logits_come_back(some, tmp_path):
 
 
 def test_megatron_processes_belong_together_as_is_said(some, tmp_path):
-    traces = some(ragged=False, n_sequences=4, n_layers=4)
+    traces = some(ragged=False, n_sequences=4, n_layers=4, layer=np.arange(4))
     options = {"micro_batch_size": 2, **known(traces)}
 
-    def written(name, parts):
+    def written(name, parts, n_before=(0, 0)):
         folder = tmp_path / name
         folder.mkdir()
         for rank, part in enumerate(parts):
-            records = megatron_records(part, 2, rank=rank)
+            records = megatron_records(part, 2, rank=rank, n_before=n_before[rank])
             write_lines(records, folder / f"router_trace_rank{rank}.jsonl")
         return import_traces(folder, processes=name, **options)
 
@@ -320,8 +313,8 @@ def test_megatron_processes_belong_together_as_is_said(some, tmp_path):
         for p in (0, 7)
     ]
     assert_same(written("positions", halves), traces, ("token_id",))
-    halves = [traces.isel(layer=places) for places in ([2, 3], [0, 1])]
-    assert_same(written("layers", halves), traces, ("token_id",))
+    halves = [traces.isel(layer=places) for places in ([0, 1], [2, 3])]
+    assert_same(written("layers", halves, (0, 2)), traces, ("token_id",))
     with pytest.raises(ValueError, match=r"data: processes: expected how 2 files .*--processes"):
         import_traces(tmp_path / "data", **options)
 

@@ -191,6 +191,10 @@ class EndpointOptions:
     top_k: Annotated[int | None, typer.Option(min=1, help="Experts per token, k.", **_SERVER)] = (
         None
     )
+    num_layers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Layers of the model, with experts or without.", **_SERVER),
+    ] = None
     layers: Annotated[
         str | None, typer.Option(help="Layers with experts: 0-23, or 1,3,5.", **_SERVER)
     ] = None
@@ -222,7 +226,13 @@ class EndpointOptions:
             Endpoint(self.endpoint or "", self.server, self.api_key, self.concurrency, patience),
             self.served_model,
             Sampling(cut.generate, cut.temperature, cut.seed),
-            Facts(self.num_experts, self.top_k, typed_layers(self.layers), self.ranked),
+            Facts(
+                self.num_experts,
+                self.top_k,
+                typed_layers(self.layers),
+                self.ranked,
+                self.num_layers,
+            ),
             max_tokens=cut.max_tokens,
             stride=cut.stride,
             pack=cut.pack,

@@ -22,6 +22,7 @@ import xarray as xr
 
 from isingmoe import _provenance
 from isingmoe.readers.interleaving import warn_if_interleaved
+from isingmoe.readers.ranking import check_ranked
 
 __all__ = ["FORMATS", "Reader", "detected_format", "import_traces", "reader_of"]
 
@@ -126,6 +127,7 @@ def import_traces(
                 f"{', '.join(known)}"
             )
     traces = reader.read(path, **given)
+    check_ranked(traces, path)
     traces.attrs.setdefault("source", f"{path.name}, {reader.DESCRIPTION}")
     traces.attrs["provenance"] = _provenance.record(
         "import_traces",

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe._text import plain
-from isingmoe.readers.archives import BROKEN, archive_names, starts_as_archive
+from isingmoe.readers.archives import archive_names, opened, starts_as_archive
 from isingmoe.readers.cutting import check_cut, tokens_to_a_sequence
 from isingmoe.readers.options import layer_numbers, needed, order_of_ranks
 from isingmoe.readers.rows import check_ids, known_layers, named_fields
@@ -161,23 +161,19 @@ def _loaded(source: Path, names: dict[str, str], required: set[str]) -> dict[str
         )
     arrays = {}
     try:
-        # NumPy leaves a broken file open that it has opened itself.
-        with source.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+        with opened(source) as archive:
             for part, name in names.items():
                 if name in archive:
                     arrays[part] = archive[name]
                 elif part in required or part == "expert_index":
                     raise ValueError(
-                        f"{part}: expected an array {name!r}, got {', '.join(archive)}; name it, "
-                        f"on the command line --field {part}=NAME"
+                        f"{source}: {part}: expected an array {name!r}, got "
+                        f"{', '.join(archive)}; name it, on the command line --field {part}=NAME"
                     )
-    except BROKEN as error:
-        raise ValueError(
-            f"{source}: cannot be read, probably truncated ({plain(error, 120)}); copy or write it "
-            "again"
-        ) from None
     except ValueError as error:
-        raise ValueError(f"{source}: {plain(error, 300)}") from None
+        text = str(error)
+        known = text if text.startswith(f"{source}: ") else f"{source}: {plain(error, 300)}"
+        raise ValueError(known) from None
     for part, array in arrays.items():
         kinds = "iuf" if part == "gate_weight" else "iu"
         if array.dtype.kind not in kinds:

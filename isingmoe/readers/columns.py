@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from isingmoe._text import plain
 from isingmoe.readers.lines import numbered_lines
 
-__all__ = ["Column", "csv_columns", "parquet_columns", "read_csv", "read_parquet"]
+__all__ = ["Column", "csv_columns", "list_columns", "parquet_columns", "read_csv", "read_parquet"]
 
 _CHUNK = 1 << 19
 _LARGEST = int(np.iinfo(np.int32).max)
@@ -62,6 +62,15 @@ def parquet_columns(path: Path) -> list[str]:
     names = list(_parquet(path).schema_arrow.names)
     _check_different(names, path)
     return names
+
+
+def list_columns(path: Path) -> set[str]:
+    """Names of the columns of a Parquet file that hold a list in each row."""
+    from pyarrow import types
+
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+    schema = _parquet(path).schema_arrow
+    return {part.name for part in schema if any(is_list(part.type) for is_list in lists)}
 
 
 def _check_different(names: list[str], path: Path) -> None:
@@ -154,6 +163,8 @@ def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 def read_parquet(path: Path, columns: list[Column]) -> dict[str, NDArray[Any]]:
     """Columns of a Parquet file, as `read_csv` gives those of a CSV file.
 
+    Lists of experts and weights become arrays (row, rank), as wide as the longest.
+
     Raises
     ------
     ValueError
@@ -208,12 +219,17 @@ def _collected(
     """The columns of all chunks, as numbers."""
     parts: dict[str, list[NDArray[Any]]] = {column.name: [] for column in columns}
     known: dict[Any, int] = {}
+    of_part = [column.part for column in columns]
+    alone = {part for part in ("expert", "weight") if of_part.count(part) == 1}
     for chunk in chunks:
         for column in columns:
             values: Any = chunk[column.name]
             if column.part == "sequence":
                 numbers, bad = _codes(values, known)
                 expected = "a number or a text"
+            elif column.part in alone and _are_lists(values):
+                numbers, bad = _of_lists(values, column.part)
+                expected = f"a list of {'' if column.part == 'weight' else 'whole '}numbers"
             else:
                 numbers, bad = _numbers(values, column.part)
                 expected = "a number" if column.part == "weight" else "a whole number"
@@ -228,7 +244,35 @@ def _collected(
             parts[column.name].append(numbers)
     if not parts[columns[0].name]:
         raise ValueError(f"{path}: expected rows, got none; the trace would be empty")
-    return {name: np.concatenate(found) for name, found in parts.items()}
+    return {name: _joined(found) for name, found in parts.items()}
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    if parts[0].ndim == 1:
+        return np.concatenate(parts)
+    width = max(part.shape[1] for part in parts)
+    nothing = np.nan if parts[0].dtype.kind == "f" else -1
+    pads = [((0, 0), (0, width - part.shape[1])) for part in parts]
+    return np.concatenate(
+        [np.pad(p, pad, constant_values=nothing) for p, pad in zip(parts, pads, strict=True)]
+    )
+
+
+def _are_lists(values: pd.Series) -> bool:
+    return values.dtype == object and any(isinstance(value, np.ndarray) for value in values)
+
+
+def _of_lists(values: pd.Series, part: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """A column of lists as numbers (row, rank), and which rows are none that can be."""
+    lists = [value if isinstance(value, np.ndarray) else np.zeros(0) for value in values]
+    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+    flat, wrong = _numbers(pd.Series(np.concatenate(lists)), part)
+    row = np.repeat(np.arange(len(lists)), lengths)
+    bad = np.zeros(len(lists), bool)
+    bad[row[wrong]] = True
+    whole = np.full((len(lists), max(int(lengths.max()), 1)), np.nan if part == "weight" else -1)
+    whole[row, np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)] = flat
+    return whole.astype(flat.dtype), bad
 
 
 def _codes(values: pd.Series, known: dict[Any, int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import collections
 import functools
 import itertools
 import json
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isingmoe._text import plain
+from isingmoe.readers.nested import loads
 
 __all__ = [
     "csv_integers",
@@ -25,6 +28,8 @@ __all__ = [
 ]
 
 _BLOCK = 1 << 16
+# Bytes that are looked at to tell a format, more where a record does not end in them.
+_HEADS = (1 << 12, 1 << 20, 1 << 26)
 
 
 def files_of(source: Path, suffixes: Sequence[str]) -> list[Path]:
@@ -75,8 +80,14 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise ValueError(f"{path}: empty file; expected records, write it again")
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+def json_lines(path: Path, arrays: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
     """Values of a JSONL file, one to a line.
+
+    Parameters
+    ----------
+    path : Path
+    arrays : sequence of str
+        Fields whose lists of whole numbers may be arrays.
 
     Yields
     ------
@@ -91,11 +102,17 @@ def json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """
     for number, line in numbered_lines(path):
         where = f"{path}: line {number}"
-        yield where, _parsed(line, where)
+        yield where, _parsed(line, where, arrays)
 
 
-def json_values(path: Path) -> Iterator[tuple[str, Any]]:
+def json_values(path: Path, arrays: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
     """Values of a JSONL file, or of a JSON file: the items of its list, or the one value.
+
+    Parameters
+    ----------
+    path : Path
+    arrays : sequence of str
+        Fields whose lists of whole numbers may be arrays.
 
     Yields
     ------
@@ -108,19 +125,18 @@ def json_values(path: Path) -> Iterator[tuple[str, Any]]:
     ValueError
         If the file is neither, or empty.
     """
-    if _has_lines(path):
-        yield from json_lines(path)
+    lines = numbered_lines(path)
+    (number, line), following = next(lines), next(lines, None)
+    first = _tried(line, arrays)
+    is_whole = isinstance(first, list) and following is None
+    if not is_whole and _of_lines(first, line, following):
+        where = f"{path}: line {number}"
+        yield where, _parsed(line, where, arrays) if first is None else first
+        for number, line in itertools.chain([following] if following else [], lines):
+            where = f"{path}: line {number}"
+            yield where, _parsed(line, where, arrays)
         return
-    text = path.read_text("utf-8-sig")
-    try:
-        whole = json.loads(text)
-    except RecursionError:
-        raise ValueError(f"{path}: expected JSON or JSONL, got it nested too deeply") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}: line {error.lineno}: expected JSON or JSONL, got none ({error.msg} at column "
-            f"{error.colno}); mend it"
-        ) from None
+    whole = first if is_whole else _whole(path, arrays)
     if isinstance(whole, list):
         for place, value in enumerate(whole):
             yield f"{path}: item {place}", value
@@ -128,20 +144,39 @@ def json_values(path: Path) -> Iterator[tuple[str, Any]]:
         yield str(path), whole
 
 
-def _has_lines(path: Path) -> bool:
-    """Whether a file is JSONL, one of whose first two lines may be broken."""
-    for _, line in itertools.islice(numbered_lines(path), 2):
-        if not line.startswith("{"):
-            return False
-        try:
-            return isinstance(json.loads(line), dict)
-        except (ValueError, RecursionError):
-            continue
-    return False
+def _of_lines(first: Any, line: str, following: tuple[int, str] | None) -> bool:
+    """Whether a file is JSONL, the first line of which may be broken."""
+    if first is not None:
+        return isinstance(first, dict | list)
+    return (
+        following is not None
+        and line[0] == following[1][0]
+        and isinstance(_tried(following[1]), {"{": dict, "[": list}.get(line[0], ()))
+    )
+
+
+def _whole(path: Path, arrays: Sequence[str]) -> Any:
+    try:
+        return loads(path.read_text("utf-8-sig"), arrays)
+    except UnicodeDecodeError:
+        # Names the line.
+        collections.deque(numbered_lines(path), maxlen=0)
+        raise
+    except RecursionError:
+        raise ValueError(f"{path}: expected JSON or JSONL, got it nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}: line {error.lineno}: expected JSON or JSONL, got none ({error.msg} at column "
+            f"{error.colno}); mend it"
+        ) from None
 
 
 def first_json(path: Path) -> Any:
-    """The first record of a JSONL or JSON file, None where it is neither: to tell formats."""
+    """An outline of the first record of a JSONL or JSON file, to tell formats.
+
+    Lists hold their first item alone, and texts are cut. None where the file is neither, or the
+    record is too long to be looked at.
+    """
     if not path.is_file():
         return None
     stat = path.stat()
@@ -151,12 +186,43 @@ def first_json(path: Path) -> Any:
 @functools.lru_cache(1)
 def _first_json(path: Path, *_: int) -> Any:
     with path.open("rb") as stream:
-        if b"\0" in stream.read(4096):
-            return None
+        begin = stream.read(_HEADS[0]).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+        for size in _HEADS if begin in (b"{", b"[") else ():
+            stream.seek(0)
+            head = stream.read(size)
+            is_all = len(head) < size
+            text = head.decode("utf-8-sig", "ignore").lstrip()
+            found = _first_item(text) if begin == b"[" else _first_object(text, is_all)
+            if found is not None or is_all:
+                return _outline(found)
+    return None
+
+
+def _first_item(text: str) -> Any:
+    """The first item of a list that a text begins with, which may end before the list does."""
     try:
-        return next(json_values(path), (None, None))[1]
-    except (ValueError, OSError):
+        return json.JSONDecoder().raw_decode(text[1:].lstrip())[0]
+    except (ValueError, RecursionError):
         return None
+
+
+def _first_object(text: str, is_all: bool) -> Any:
+    """The first object of JSONL, the first line of which may be broken, or of JSON."""
+    lines = text.split("\n", 2)
+    # The last of them may have been cut.
+    for line in lines[:2] if is_all else lines[:-1][:2]:
+        found = _tried(line.strip())
+        if isinstance(found, dict):
+            return found
+    return _tried(text) if is_all else None
+
+
+def _outline(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _outline(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_outline(part) for part in value[:1]]
+    return value[:40] if isinstance(value, str) else value
 
 
 def csv_integers(
@@ -244,9 +310,17 @@ def _is_whole(text: str) -> bool:
     return digits.isascii() and digits.isdigit() and len(digits) < 19
 
 
-def _parsed(text: str, where: str) -> Any:
+def _tried(text: str, arrays: Sequence[str] = ()) -> Any:
+    """A value out of JSON, None where there is none."""
     try:
-        return json.loads(text)
+        return loads(text, arrays)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _parsed(text: str, where: str, arrays: Sequence[str] = ()) -> Any:
+    try:
+        return loads(text, arrays)
     except RecursionError:
         raise ValueError(f"{where}: expected JSON, got it nested too deeply") from None
     except ValueError as error:

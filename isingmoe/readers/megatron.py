@@ -6,7 +6,7 @@ with b sequences row r is position r // b of sequence r % b.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,9 @@ from numpy.typing import NDArray
 
 from isingmoe.readers.interleaving import interleaved_lag
 from isingmoe.readers.lines import files_of, first_json
-from isingmoe.readers.megatron_records import (
-    FIELDS,
-    PROCESSES,
-    Batch,
-    Reading,
-    along_positions,
-    joined,
-)
-from isingmoe.readers.options import needed, order_of_ranks
+from isingmoe.readers.megatron_processes import PROCESSES, along_positions, joined
+from isingmoe.readers.megatron_records import FIELDS, Batch, Reading
+from isingmoe.readers.options import layer_numbers, needed
 from isingmoe.recorded import Recording, assemble
 
 __all__ = ["CANNOT_KNOW", "DESCRIPTION", "NAME", "looks_like", "read"]
@@ -33,8 +27,9 @@ DESCRIPTION = "router trace of Megatron-Core"
 CANNOT_KNOW = (
     "the number of sequences in a micro-batch, whose rows take turns; the number of experts, "
     "where there are no logits; where texts start inside a sequence; whether the ranks are in "
-    "the order of the weights; how the parts of several processes belong together; whether "
-    "tokens were dropped for capacity; whether a layer was computed twice to save memory"
+    "the order of the weights; how the parts of several processes belong together; that layers "
+    "are of several chunks of a virtual pipeline, which count them alike; whether tokens were "
+    "dropped for capacity"
 )
 _STEPS = ("new", "continued")
 # Rows that are looked at to say how many sequences there seem to be.
@@ -59,6 +54,7 @@ def read(
     block: str | None = None,
     steps: str | None = None,
     processes: str | None = None,
+    layers: Sequence[int] | None = None,
     logits: bool = False,
     model: str | None = None,
 ) -> xr.Dataset:
@@ -81,7 +77,10 @@ def read(
         in decoding; asked for where a step has one position.
     processes : {"data", "positions", "layers"}, optional
         What several processes each have: sequences of their own, a part of the positions of
-        each (sequence parallelism), or layers of their own (pipeline parallelism).
+        each (sequence parallelism), or layers of their own (pipeline parallelism). Each stage
+        of a pipeline counts its layers from 0: they go on from those of the files before.
+    layers : sequence of int, optional
+        The model's numbers of the layers, file by file; by default those in the records.
     logits : bool
         Whether to read the router logits beside the records, `logits_rank0.bin`.
     model : str, optional
@@ -113,28 +112,28 @@ def read(
         "micro_batch_size",
         "the number of sequences in a micro-batch",
         where,
-        "" if micro_batch_size else _seeming(Reading(num_experts, block, False), files[0]),
+        "" if micro_batch_size else _seeming(num_experts, block, files[0]),
     )
     if size < 1:
         raise ValueError(f"{where}: micro_batch_size: expected at least 1, got {size}")
-    reading = Reading(num_experts, block, logits)
-    batches = joined([list(reading.batches(file)) for file in files], processes, where)
-    first = batches[0]
-    order = order_of_ranks(ranked, first.ids.shape[2], where)
-    found = _sequences(batches, size, steps)
+    reading = Reading(num_experts, block, logits, ranked, where)
+    of_files = [list(reading.batches(file)) for file in files]
+    batches = joined(of_files, processes, where, renumbered=layers is not None)
+    numbers = batches[0].layers
     return assemble(
-        found,
-        layers=first.layers,
+        _sequences(batches, size, steps),
+        layers=numbers if layers is None else layer_numbers(layers, len(numbers), where),
         num_experts=reading.n_experts,
-        ranked=order,
+        ranked=bool(reading.ranked),
         model=model or "unnamed",
         attributes={},
         where=where,
     )
 
 
-def _seeming(reading: Reading, file: Path) -> str:
+def _seeming(num_experts: int | None, block: str | None, file: Path) -> str:
     """How many sequences the rows seem to be of, as far as one can tell."""
+    reading = Reading(num_experts, block, logits=False, ranked=False, source=file)
     if reading.n_experts < 1:
         return ""
     rows: list[NDArray[np.int16]] = []

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LayerColumns", "layer_columns", "layer_numbers", "needed", "order_of_ranks"]
+from isingmoe.errors import DegenerateTraceWarning
+
+__all__ = [
+    "LayerColumns",
+    "check_one_rank",
+    "check_routed",
+    "layer_columns",
+    "layer_numbers",
+    "needed",
+    "order_of_ranks",
+]
+
+# Tokens and layers from which on it is no chance that all have one and the same expert.
+_ENOUGH = 50
 
 
 def needed(value: Any, name: str, meaning: str, where: object, why: str = "") -> Any:
@@ -112,6 +126,7 @@ class LayerColumns:
             If one holds nothing but zeros, which no token has in two ranks.
         """
         chosen = ids[:, self.places]
+        check_routed(chosen, where)
         empty = np.flatnonzero(~chosen.any((0, 2))) if chosen.shape[-1] > 1 and len(ids) else []
         if len(empty):
             raise ValueError(
@@ -120,6 +135,62 @@ class LayerColumns:
                 "the command line --layers, without it"
             )
         return chosen
+
+
+def check_routed(ids: NDArray[Any], where: str) -> None:
+    """Raise where ids (token, layer, rank) are zeros alone, as of a kernel that returns none.
+
+    Raises
+    ------
+    ValueError
+        With what can be done.
+    """
+    several = ids.shape[-1] > 1 or ids.shape[0] * ids.shape[1] >= _ENOUGH
+    if ids.size and several and not ids.any():
+        raise ValueError(
+            f"{where}: routed_experts: expected the experts of each token, got nothing but zeros; "
+            "the server's MoE kernel does not report them: serve with another one, such as Triton's"
+        )
+
+
+def check_one_rank(ids: Iterable[NDArray[Any]], numbers: Sequence[int], where: str) -> None:
+    """Look at all tokens where each has one expert, which may as well be the first.
+
+    Parameters
+    ----------
+    ids : iterable of int ndarray (token, layer, rank)
+        Of all sequences.
+    numbers : sequence of int
+        Of the layers.
+    where : str
+
+    Raises
+    ------
+    ValueError
+        If all have expert 0.
+
+    Warns
+    -----
+    DegenerateTraceWarning
+        If all have it in some layer, as where a layer has no experts.
+    """
+    every = list(ids)
+    n_tokens = sum(map(len, every))
+    if every[0].shape[2] > 1 or not n_tokens:
+        return
+    used = np.any([one.any((0, 2)) for one in every], axis=0)
+    if not used.any():
+        check_routed(np.zeros((n_tokens, len(numbers), 1)), where)
+    elif not used.all() and n_tokens >= _ENOUGH:
+        named = ", ".join(
+            str(number) for number, is_used in zip(numbers, used, strict=True) if not is_used
+        )
+        warnings.warn(
+            f"{where}: all tokens have expert 0 in layer {named}, as in layers without experts; "
+            "if it has none, give layers (--layers) without it",
+            DegenerateTraceWarning,
+            stacklevel=2,
+        )
 
 
 def layer_columns(layers: Sequence[int] | None, n_columns: int, where: str) -> LayerColumns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from isingmoe._text import plain
 from isingmoe.readers.lines import files_of, first_json, json_values
+from isingmoe.readers.nested import array_of
 from isingmoe.recorded import Recording
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "NamedModel",
     "alike_in_tokens",
     "answers_of",
+    "check_one_kind",
     "completions_of",
     "decoded",
     "first_answer",
@@ -28,6 +30,8 @@ __all__ = [
 ]
 
 SUFFIXES = (".json", ".jsonl", ".ndjson")
+# What is long in an answer.
+_ARRAYS = ("prompt_routed_experts", "routed_experts", "prompt_token_ids", "token_ids", "output_ids")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,12 @@ class Completion:
         Token ids of the prompt and of what follows, as far as they are there.
     n_prompt, n_new : int, optional
         How many there are.
+    n_choices : int
+        Of the answer.
+    n_prompts : int, optional
+        How many different prompts they have; None where a choice does not say its own.
+    repeats : bool
+        Whether a choice before it has the same prompt.
     """
 
     where: str
@@ -56,6 +66,29 @@ class Completion:
     new_id: NDArray[np.int32] | None
     n_prompt: int | None
     n_new: int | None
+    n_choices: int = 1
+    n_prompts: int | None = 1
+    repeats: bool = False
+
+    def check_prompts(self, counted: bool = False) -> None:
+        """Raise where there are several choices, and nothing says which share a prompt.
+
+        Parameters
+        ----------
+        counted : bool
+            Whether the number of new tokens has to be known too.
+
+        Raises
+        ------
+        ValueError
+            With what to ask the server for.
+        """
+        if self.n_choices > 1 and (self.n_prompts is None or (counted and self.n_new is None)):
+            raise ValueError(
+                f"{self.where}: prompt_token_ids, token_ids: expected in each of "
+                f"{self.n_choices} choices, to tell which share a prompt, got none; ask the "
+                "server with return_token_ids, or for one choice to a request (n = 1)"
+            )
 
     def tokens(self, start: int, n_tokens: int) -> NDArray[np.int32] | None:
         """Ids of so many tokens from a position on, where all are known.
@@ -79,12 +112,30 @@ class Completion:
 def answers_of(source: Path) -> Iterator[tuple[str, Any]]:
     """Answers in a JSON or JSONL file or a folder of them, each with its place; lists opened."""
     for file in files_of(source, SUFFIXES):
-        for where, value in json_values(file):
+        for where, value in json_values(file, _ARRAYS):
             if not isinstance(value, list):
                 yield where, value
                 continue
             for place, item in enumerate(value):
                 yield f"{where}: item {place}", item
+
+
+def check_one_kind(source: Path, suffixes: Sequence[str]) -> None:
+    """Raise where a folder has answers, and files with other suffixes too.
+
+    Raises
+    ------
+    ValueError
+        With one of each.
+    """
+    names = sorted(file.name for file in source.iterdir()) if source.is_dir() else []
+    answers = [name for name in names if name.endswith(SUFFIXES)]
+    others = [name for name in names if name.endswith(tuple(suffixes))]
+    if answers and others:
+        raise ValueError(
+            f"{source}: expected files of one kind, got {others[0]} and {answers[0]}; put each "
+            "kind into a folder of its own, or name a file"
+        )
 
 
 def first_answer(path: Path) -> dict[str, Any]:
@@ -121,17 +172,43 @@ def completions_of(answers: Iterable[tuple[str, Any]]) -> Iterator[Completion]:
             )
         if not choices:
             raise ValueError(f"{where}: choices: expected some, got none; leave the answer out")
-        for place, choice in enumerate(choices):
-            of_many = f": choice {place}" if len(choices) > 1 else ""
-            yield _completion(f"{where}{of_many}", answer, choice, place, len(choices))
+        several = len(choices) > 1
+        named = [f"{where}: choice {place}" if several else where for place in range(len(choices))]
+        prompts = list(_prompts(answer, choices, named))
+        known = {prompt.tobytes() for prompt in prompts if prompt is not None}
+        is_told = all(prompt is not None for prompt in prompts)
+        seen: set[bytes] = set()
+        for place, (choice, prompt) in enumerate(zip(choices, prompts, strict=True)):
+            found = _completion(named[place], answer, choice, place, len(choices), prompt)
+            key = None if prompt is None else prompt.tobytes()
+            yield replace(found, n_prompts=len(known) if is_told else None, repeats=key in seen)
+            if key is not None:
+                seen.add(key)
+
+
+def _prompts(
+    answer: dict[str, Any], choices: list[dict[str, Any]], named: list[str]
+) -> Iterator[NDArray[np.int32] | None]:
+    """Token ids of the prompt of each choice, its own or the answer's."""
+    names = ("prompt_token_ids", "input_ids")
+    common = None if choices[0] is answer else _first(answer, *names)
+    shared = None if common is None else token_ids(common, named[0])
+    for choice, where in zip(choices, named, strict=True):
+        own = _first(choice, *names)
+        yield shared if own is None else token_ids(own, where)
 
 
 def _completion(
-    where: str, answer: dict[str, Any], choice: dict[str, Any], place: int, n_choices: int
+    where: str,
+    answer: dict[str, Any],
+    choice: dict[str, Any],
+    place: int,
+    n_choices: int,
+    prompt_id: NDArray[np.int32] | None,
 ) -> Completion:
-    prompt = _first(choice, answer, "prompt_token_ids", "input_ids")
-    new = _first(choice, answer if n_choices == 1 else {}, "token_ids", "output_ids")
-    prompt_id = None if prompt is None else token_ids(prompt, where)
+    new = _first(choice, "token_ids", "output_ids")
+    if new is None and n_choices == 1:
+        new = _first(answer, "token_ids", "output_ids")
     new_id = None if new is None else token_ids(new, where)
     told = [choice.get("meta_info"), answer.get("meta_info")]
     if n_choices == 1:
@@ -153,12 +230,12 @@ def _completion(
         new_id,
         number(prompt_id, "prompt_tokens"),
         number(new_id, "completion_tokens"),
+        n_choices,
     )
 
 
-def _first(choice: dict[str, Any], answer: dict[str, Any], *names: str) -> Any:
-    found = (part.get(name) for part in (choice, answer) for name in names)
-    return next((value for value in found if value is not None), None)
+def _first(part: dict[str, Any], *names: str) -> Any:
+    return next((part[name] for name in names if part.get(name) is not None), None)
 
 
 def token_ids(values: Any, where: str) -> NDArray[np.int32]:
@@ -169,7 +246,10 @@ def token_ids(values: Any, where: str) -> NDArray[np.int32]:
     ValueError
         If they are no list of whole numbers from 0 up.
     """
-    ids = np.array(values) if isinstance(values, list | tuple | np.ndarray) else np.array("")
+    try:
+        ids = array_of(values) if isinstance(values, list | tuple | np.ndarray) else np.array("")
+    except ValueError:
+        ids = np.array("")
     if ids.size == 0 and ids.ndim == 1:
         return np.zeros(0, np.int32)
     if ids.dtype.kind not in "iu" or ids.ndim != 1 or ids.min() < 0 or ids.max() >= 2**31:
@@ -198,7 +278,11 @@ def decoded(text: str, where: str, name: str = "routed_experts") -> bytes:
 
 
 class NamedModel:
-    """The model of answers that are read: the first name in them.
+    """The model of answers that are read: as given, else the name in them.
+
+    Parameters
+    ----------
+    given : str, optional
 
     Attributes
     ----------
@@ -206,15 +290,28 @@ class NamedModel:
         None until an answer has named one.
     """
 
-    def __init__(self) -> None:
-        self.name: str | None = None
+    def __init__(self, given: str | None = None) -> None:
+        self.name, self._given = given, given
 
     def seen(self, answers: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-        """The answers, as they are read."""
+        """The answers, as they are read.
+
+        Raises
+        ------
+        ValueError
+            If they name different models, and none is given.
+        """
         for where, answer in answers:
-            if self.name is None and isinstance(answer, dict):
-                name = answer.get("model")
-                self.name = plain(name) if isinstance(name, str) and name else None
+            found = answer.get("model") if isinstance(answer, dict) else None
+            name = plain(found) if isinstance(found, str) and found else None
+            if self._given is None and name is not None:
+                if self.name not in (None, name):
+                    raise ValueError(
+                        f"{where}: model: expected {self.name!r} as in the answers before, got "
+                        f"{name!r}; import the answers of each model by themselves, or give model "
+                        "(--model) if they are one"
+                    )
+                self.name = name
             yield where, answer
 
 

@@ -12,12 +12,19 @@ import xarray as xr
 
 from isingmoe._text import plain
 from isingmoe.readers import sglang_recorder
-from isingmoe.readers.options import LayerColumns, layer_columns, needed, order_of_ranks
+from isingmoe.readers.options import (
+    LayerColumns,
+    check_one_rank,
+    layer_columns,
+    needed,
+    order_of_ranks,
+)
 from isingmoe.readers.responses import (
     Completion,
     NamedModel,
     alike_in_tokens,
     answers_of,
+    check_one_kind,
     completions_of,
     decoded,
     first_answer,
@@ -96,6 +103,7 @@ def read(
     ImportError
         If a dump is given and torch is not installed.
     """
+    check_one_kind(source, (".pt",))
     if sglang_recorder.has_dumps(source):
         return sglang_recorder.read(
             source, num_experts=num_experts, ranked=ranked, requests=requests, model=model
@@ -113,7 +121,7 @@ def read(
         raise ValueError(f"{where}: top_k, num_layers: expected at least 1, got {k} and {n_layers}")
     columns = layer_columns(layers, n_layers, where)
     order = order_of_ranks(ranked, k, where)
-    named = NamedModel()
+    named = NamedModel(model)
     kept = alike_in_tokens(
         recordings(
             named.seen(answers_of(source)),
@@ -124,12 +132,13 @@ def read(
             start_position=start_position,
         )
     )
+    check_one_rank((one.expert_index for one in kept), columns.numbers, where)
     return assemble(
         kept,
         layers=columns.numbers,
         num_experts=n_experts,
         ranked=order,
-        model=model or named.name or "unnamed",
+        model=named.name or "unnamed",
         attributes={},
         where=where,
         top_k=k,
@@ -178,8 +187,13 @@ def recordings(
                 f"experts x {_BYTES} bytes, got {len(content)}; correct num_layers or top_k, or "
                 "the text has been cut"
             )
+        completion.check_prompts(counted=True)
         ids = np.frombuffer(content, "<i4").reshape(shape)
         start = _start_of(completion, len(ids), said, start_position)
+        shared = (completion.n_prompt or 0) - start if completion.repeats else 0
+        if shared > 0:
+            # The prompt is in a choice before.
+            ids, start = ids[shared:], start + shared
         yield Recording(
             expert_ids(
                 columns.of(ids, where),

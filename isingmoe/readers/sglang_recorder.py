@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -36,13 +37,19 @@ class _Pass:
     mode: int
     lengths: list[int]
 
-    def pieces(self) -> list[Recording]:
-        """The requests of a pass that says how long each is."""
+    def prompts(self) -> list[Recording]:
+        """Those of a pass, or parts of them.
+
+        Where there are generated tokens too, what has one token cannot be told from these.
+        """
+        if self.mode not in (_EXTEND, _MIXED):
+            return []
+        least = 2 if self.mode == _MIXED else 1
         ends = np.cumsum(self.lengths)
         return [
             Recording(self.ids[a:b], None, None, self.token_id[a:b], int(self.position[a]))
             for a, b in zip(ends - self.lengths, ends, strict=True)
-            if b > a
+            if b - a >= least
         ]
 
 
@@ -232,7 +239,35 @@ def _requests(passes: list[_Pass], requests: str | None) -> Iterable[Recording]:
         )
     if requests == "one":
         return _one_by_one(passes)
-    return [piece for one in passes if one.mode == _EXTEND for piece in one.pieces()]
+    found = [prompt for one in passes for prompt in one.prompts()]
+    _warn_left_out(passes, found)
+    return found
+
+
+def _warn_left_out(passes: list[_Pass], found: list[Recording]) -> None:
+    """Say how many tokens are not in any prompt, and how many prompts do not begin there."""
+    if not passes:
+        return
+    where = passes[0].where.rpartition(": ")[0]
+    n_tokens = sum(len(one.ids) for one in passes)
+    n_left = n_tokens - sum(len(prompt.expert_index) for prompt in found)
+    if n_left:
+        warnings.warn(
+            f"{where}: {n_left} of {n_tokens} tokens are left out: generated ones, and parts of "
+            "prompts that have one token",
+            UserWarning,
+            stacklevel=2,
+        )
+    n_later = sum(prompt.start_position > 0 for prompt in found)
+    if n_later:
+        warnings.warn(
+            f"{where}: {n_later} of {len(found)} sequences begin after the first token of their "
+            "prompt (start_position): the prompt was read in parts, or its beginning was in the "
+            "cache; record with --chunked-prefill-size -1 and --disable-radix-cache to have it "
+            "whole",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _one_by_one(passes: list[_Pass]) -> list[Recording]:

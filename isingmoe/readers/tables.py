@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from isingmoe._text import plain
-from isingmoe.readers.columns import Column, csv_columns, parquet_columns, read_csv, read_parquet
+from isingmoe.readers.columns import (
+    Column,
+    csv_columns,
+    list_columns,
+    parquet_columns,
+    read_csv,
+    read_parquet,
+)
 from isingmoe.readers.placing import Rows
 from isingmoe.readers.rows import named_fields, rows_to_traces
 
@@ -94,8 +103,9 @@ def read(
     Notes
     -----
     Either every row is of one rank, with the columns `rank` and `expert` (and `weight`), or it
-    has all of them, in columns `expert_0`, `expert_1`, .. (and `weight_0`, ..). An empty entry
-    or -1 is a rank without an expert.
+    has all of them, in columns `expert_0`, `expert_1`, .. (and `weight_0`, ..), or, of a Parquet
+    file, in a column `expert` or `experts` (and `weight` or `weights`) of lists. An empty entry
+    or -1 is a rank without an expert, an empty list or null a token without.
     """
     if source.is_dir():
         raise ValueError(f"{source}: expected a file, got a folder; name a file in it")
@@ -108,16 +118,20 @@ def read(
             f"{source}: delimiter: expected one character between entries, got {separator!r}"
         )
     found = parquet_columns(source) if parquet else csv_columns(source, separator)
-    columns = _chosen(found, names, set(fields or {}), source)
+    lists = list_columns(source) if parquet else set()
+    columns = _chosen(found, names, set(fields or {}), lists, source)
     values = read_parquet(source, columns) if parquet else read_csv(source, separator, columns)
     wide = [column.name for column in columns if column.part == "expert"]
     weights = [column.name for column in columns if column.part == "weight"]
+    expert, weight = _ranks_of(values, wide), _ranks_of(values, weights) if weights else None
+    if weight is not None and set(wide) <= lists:
+        weight = _as_many(weight, expert, source)
     single = {column.part: values[column.name] for column in columns}
     rows = Rows(
-        expert=np.stack([values[name] for name in wide], axis=-1),
+        expert=expert,
         where=lambda row: f"{source}: row {row}" if parquet else f"{source}: line {row + 2}",
         source=str(source),
-        weight=np.stack([values[name] for name in weights], axis=-1) if weights else None,
+        weight=weight,
         sequence=single.get("sequence"),
         position=single.get("position"),
         layer=single.get("layer"),
@@ -140,17 +154,49 @@ def _delimiter(path: Path, given: str | None) -> str:
     return given or ("\t" if path.suffix == ".tsv" else ",")
 
 
+def _ranks_of(values: dict[str, NDArray[Any]], names: list[str]) -> NDArray[Any]:
+    """All ranks (row, rank), out of a column for each or of one of lists."""
+    if values[names[0]].ndim == 2:
+        return values[names[0]]
+    return np.stack([values[name] for name in names], axis=-1)
+
+
+def _as_many(
+    weight: NDArray[np.float32], expert: NDArray[np.int64], source: Path
+) -> NDArray[np.float32]:
+    """Weights of lists of experts, which there are as many of in each row."""
+    width = max(weight.shape[1], expert.shape[1])
+    counts = [
+        np.pad(part, ((0, 0), (0, width - part.shape[1])))
+        for part in (np.isfinite(weight), expert >= 0)
+    ]
+    bad = (counts[0] & ~counts[1]).any(1)
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"{source}: row {row}: weight: expected as many as experts, "
+            f"{counts[1][row].sum()}, got {counts[0][row].sum()}; mend the row"
+        )
+    missing = ((0, 0), (0, max(expert.shape[1] - weight.shape[1], 0)))
+    return np.pad(weight, missing, constant_values=np.nan)[:, : expert.shape[1]]
+
+
 def _chosen(
-    found: list[str], names: dict[str, str], required: set[str], source: Path
+    found: list[str], names: dict[str, str], required: set[str], lists: set[str], source: Path
 ) -> list[Column]:
-    """The columns to read: one for each part, or one for each rank of it."""
+    """The columns to read: one for each part, or one for each rank of it, or one of lists."""
     chosen = []
+    if not {names["expert"], f"{names['expert']}_0"} & set(found):
+        # As JSON records call lists.
+        plural = {part: f"{names[part]}s" for part in ("expert", "weight")}
+        if plural["expert"] in lists:
+            names = {**names, **{p: n for p, n in plural.items() if n in lists}}
     single = names["expert"] in found
     for part, name in names.items():
         if part in ("expert", "weight"):
             own = [name] if single else _ranks(found, name)
             own = own if set(own) <= set(found) else []
-        elif part == "rank" and not single:
+        elif part == "rank" and (not single or names["expert"] in lists):
             own = []
         else:
             own = [name] if name in found else []

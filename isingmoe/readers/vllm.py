@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,22 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe._text import plain
-from isingmoe.readers.archives import archive_names
+from isingmoe.readers.archives import BROKEN, archive_names, opened, starts_as_archive
 from isingmoe.readers.lines import files_of
-from isingmoe.readers.options import LayerColumns, layer_columns, needed, order_of_ranks
+from isingmoe.readers.nested import array_of
+from isingmoe.readers.options import (
+    LayerColumns,
+    check_one_rank,
+    layer_columns,
+    needed,
+    order_of_ranks,
+)
 from isingmoe.readers.responses import (
     Completion,
     NamedModel,
     alike_in_tokens,
     answers_of,
+    check_one_kind,
     completions_of,
     decoded,
     first_answer,
@@ -100,7 +107,7 @@ def read(
     """
     where = str(source)
     n_experts = needed(num_experts, "num_experts", "the number of routed experts", where)
-    found, named = _Found(), NamedModel()
+    found, named = _Found(where, ranked), NamedModel(model)
     recorded = recordings(
         named.seen(_answers(source)),
         num_experts=n_experts,
@@ -111,22 +118,55 @@ def read(
     kept = alike_in_tokens(recorded)
     if found.columns is None:
         raise ValueError(f"{where}: expected answers, got none; the trace would be empty")
+    check_one_rank((one.expert_index for one in kept), found.columns.numbers, where)
     return assemble(
         kept,
         layers=found.columns.numbers,
         num_experts=n_experts,
-        ranked=order_of_ranks(ranked, kept[0].expert_index.shape[2], where),
-        model=model or named.name or "unnamed",
+        ranked=found.ranked,
+        model=named.name or "unnamed",
         attributes={},
         where=where,
     )
 
 
 class _Found:
-    """What the first answer says of all."""
+    """What the first answer says of all.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    source : str
+        For an error.
+    ranked : bool, optional
+        As for `read`, asked for when there is an answer with several experts to a token.
+    """
+
+    def __init__(self, source: str = "", ranked: bool | None = False) -> None:
         self.columns: LayerColumns | None = None
+        self.ranked = False
+        self._shape: tuple[int, int] = (0, 0)
+        self._source, self._asked = source, ranked
+
+    def of(self, ids: NDArray[Any], layers: Sequence[int] | None, where: str) -> NDArray[Any]:
+        """The layers with experts of the next answer."""
+        n_columns, top_k = ids.shape[1:]
+        if self.columns is None:
+            if not len(ids):
+                raise ValueError(
+                    f"{where}: routed_experts: expected rows, got none; leave the answer out"
+                )
+            self.columns = layer_columns(layers, n_columns, where)
+            self.ranked = order_of_ranks(self._asked, top_k, self._source)
+            self._shape = n_columns, top_k
+        if not len(ids):
+            ids = np.zeros((0, *self._shape), np.int16)
+        elif (n_columns, top_k) != self._shape:
+            raise ValueError(
+                f"{where}: routed_experts: expected {self._shape[0]} layers of {self._shape[1]} "
+                f"experts to a token as in the answers before, got {n_columns} of {top_k}; import "
+                "the answers of each model by themselves"
+            )
+        return self.columns.of(ids, where)
 
 
 def recordings(
@@ -154,17 +194,11 @@ def recordings(
     found = _Found() if found is None else found
     for completion in completions_of(answers):
         ids, start = rows_of(completion, start_position)
-        where = completion.where
-        if found.columns is None:
-            found.columns = layer_columns(layers, ids.shape[1], where)
-        elif ids.shape[1] <= max(found.columns.places):
-            raise ValueError(
-                f"{where}: routed_experts: expected the layers of the answers before, got "
-                f"{ids.shape[1]}"
-            )
-        chosen = found.columns.of(ids, where)
+        chosen = found.of(ids, layers, completion.where)
         yield Recording(
-            expert_ids(chosen, num_experts=num_experts, where=where, name="routed_experts"),
+            expert_ids(
+                chosen, num_experts=num_experts, where=completion.where, name="routed_experts"
+            ),
             token_id=completion.tokens(start, len(ids)),
             start_position=start,
         )
@@ -173,6 +207,7 @@ def recordings(
 def _answers(source: Path) -> Iterator[tuple[str, Any]]:
     """Answers, or arrays under the names that answers have."""
     suffixes = (".npz", ".npy")
+    check_one_kind(source, suffixes)
     is_arrays = source.suffix in suffixes
     if source.is_dir():
         is_arrays = any(file.suffix in suffixes for file in source.iterdir())
@@ -180,15 +215,16 @@ def _answers(source: Path) -> Iterator[tuple[str, Any]]:
         yield from answers_of(source)
         return
     for file in files_of(source, suffixes):
-        try:
-            loaded: Any = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{file}: expected arrays of numbers ({plain(error, 80)})") from None
-        if isinstance(loaded, np.ndarray):
-            yield str(file), {"routed_experts": loaded}
+        if starts_as_archive(file):
+            with opened(file) as archive:
+                yield from _in_archive(file, archive)
             continue
-        with loaded:
-            yield from _in_archive(file, loaded)
+        try:
+            with file.open("rb") as stream:
+                array = np.lib.format.read_array(stream, allow_pickle=False)
+        except (ValueError, MemoryError, *BROKEN) as error:
+            raise ValueError(f"{file}: expected arrays of numbers ({plain(error, 80)})") from None
+        yield str(file), {"routed_experts": array}
 
 
 def _in_archive(file: Path, archive: Any) -> Iterator[tuple[str, Any]]:
@@ -202,35 +238,42 @@ def _in_archive(file: Path, archive: Any) -> Iterator[tuple[str, Any]]:
             )
         sequences.setdefault(matched[2], {})[matched[1]] = name
     for ending in sorted(sequences, key=lambda e: (len(e), e)):
-        try:
-            yield (
-                f"{file}: routed_experts{ending}",
-                {part: archive[name] for part, name in sequences[ending].items()},
-            )
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{file}: {ending}: cannot be read ({plain(error, 80)})") from None
+        arrays = {}
+        for part, name in sequences[ending].items():
+            try:
+                arrays[part] = archive[name]
+            except (ValueError, MemoryError) as error:
+                raise ValueError(f"{file}: {name}: cannot be read ({plain(error, 80)})") from None
+        yield f"{file}: routed_experts{ending}", arrays
 
 
 def rows_of(completion: Completion, start: int | None) -> tuple[NDArray[Any], int]:
-    """Ids (token, layer, rank) of a completion, and the position of the first."""
+    """Ids (token, layer, rank) of a completion, and the position of the first.
+
+    The rows of a prompt that a choice before has too are left out.
+    """
     where = completion.where
     new = _array(completion.choice.get("routed_experts"), where, "routed_experts")
-    prompt, is_shared = _prompt_of(completion)
+    prompt = _prompt_of(completion)
     if prompt is None:
         if new is None:
             raise ValueError(
                 f"{where}: routed_experts: expected lists or base64, got null; serve with "
                 "--enable-return-routed-experts, or leave the answer out"
             )
+        if isinstance(completion.choice["routed_experts"], str):
+            completion.check_prompts(counted=True)
         first = _start_of(completion, len(new), start)
-        return _without_last(new, completion, first), first
+        rows = _without_last(new, completion, first)
+        shared = (completion.n_prompt or 0) - first if completion.repeats else 0
+        return (rows[shared:], first + shared) if shared > 0 else (rows, first)
     if completion.n_prompt not in (None, len(prompt)):
         raise ValueError(
             f"{where}: prompt_routed_experts: expected {completion.n_prompt} rows, one for each "
             f"token of the prompt, got {len(prompt)}"
         )
     if new is None or not len(new):
-        return prompt, 0
+        return (prompt[:0], len(prompt)) if completion.repeats else (prompt, 0)
     if new.shape[1:] != prompt.shape[1:]:
         raise ValueError(
             f"{where}: routed_experts: expected the layers and ranks of prompt_routed_experts, "
@@ -242,25 +285,23 @@ def rows_of(completion: Completion, start: int | None) -> tuple[NDArray[Any], in
             f"new token, got {len(new)}"
         )
     new = _without_last(new, completion, len(prompt))
-    if is_shared and not completion.is_first:
-        return new, len(prompt)
-    return np.concatenate([prompt, new]), 0
+    return (new, len(prompt)) if completion.repeats else (np.concatenate([prompt, new]), 0)
 
 
-def _prompt_of(completion: Completion) -> tuple[NDArray[Any] | None, bool]:
-    """Rows of the prompt, and whether all choices have it."""
+def _prompt_of(completion: Completion) -> NDArray[Any] | None:
+    """Rows of the prompt, the choice's own or the answer's."""
     name, answer, choice = "prompt_routed_experts", completion.answer, completion.choice
-    if choice is not answer and choice.get(name) is not None:
-        return _array(choice[name], completion.where, name), False
-    rows = _array(answer.get(name), completion.where, name)
-    if rows is not None and choice is not answer:
-        prompts = {str(c.get("prompt_token_ids")) for c in answer.get("choices", [])}
-        if len(prompts) > 1:
-            raise ValueError(
-                f"{completion.where}: {name}: expected one prompt, got choices of "
-                f"{len(prompts)} prompts, and rows of one; send each prompt by itself"
-            )
-    return rows, True
+    own = choice.get(name)
+    rows = answer.get(name) if own is None else own
+    if rows is None:
+        return None
+    completion.check_prompts()
+    if own is None and completion.n_prompts != 1 and completion.n_choices > 1:
+        raise ValueError(
+            f"{completion.where}: {name}: expected one prompt, got choices of "
+            f"{completion.n_prompts} prompts, and rows of one; send each prompt by itself"
+        )
+    return _array(rows, completion.where, name)
 
 
 def _start_of(completion: Completion, n_rows: int, given: int | None) -> int:
@@ -317,14 +358,14 @@ def _array(value: Any, where: str, name: str) -> NDArray[Any] | None:
     if isinstance(value, str):
         content = decoded(value, where, name)
         try:
-            value = np.load(io.BytesIO(content), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            value = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        except (ValueError, MemoryError, *BROKEN) as error:
             raise ValueError(
                 f"{where}: {name}: expected an array in NumPy's file format, got "
                 f"{len(content)} bytes of something else ({plain(error, 60)})"
             ) from None
     try:
-        ids = np.asarray(value)
+        ids = array_of(value)
     except ValueError:
         raise ValueError(
             f"{where}: {name}: expected as many layers and ranks for each token, got a ragged list"
