@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from isingmoe._growing import UNFINISHED, GrowingStore
+from isingmoe._storage import check_output, check_suffix
 from isingmoe._text import plain
 from isingmoe.recorded import Recording
 
@@ -19,6 +22,8 @@ __all__ = [
     "blank",
     "check_attributes",
     "check_belonging",
+    "check_free",
+    "partial_store",
     "rows_of_a_chunk",
 ]
 
@@ -26,6 +31,28 @@ OPTIONAL = ("gate_weight", "router_logit", "token_id", "start_position")
 # At most, of a chunk in all layers and variables together.
 _CHUNK_TOKENS = 1 << 17
 _CHUNK_BYTES = 1 << 27
+
+
+def partial_store(path: str | os.PathLike[str]) -> Path:
+    """Where a trace is while it is captured: `traces.partial.zarr` for `traces.nc`."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.partial.zarr")
+
+
+def check_free(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """A path that a trace can be written to, or that one is being written to already.
+
+    An output that exists beside an unfinished capture of it was given up when that was begun.
+
+    Raises
+    ------
+    ValueError
+        If it has another ending.
+    OSError
+        If it exists, or cannot be written.
+    """
+    path = check_suffix(Path(path))
+    return check_output(path, overwrite or partial_store(path).exists())
 
 
 def blank(

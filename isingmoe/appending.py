@@ -29,6 +29,8 @@ from isingmoe._unfinished import (
     blank,
     check_attributes,
     check_belonging,
+    check_free,
+    partial_store,
     rows_of_a_chunk,
 )
 from isingmoe.recorded import Recording, assemble
@@ -38,28 +40,6 @@ __all__ = ["TraceWriter", "check_free", "open_as_used", "partial_store"]
 _WRITERS = {".nc": write_netcdf, ".zarr": write_zarr}
 # A slow model fills no chunk for a long time.
 _COMMIT_SECONDS = 30.0
-
-
-def partial_store(path: str | os.PathLike[str]) -> Path:
-    """Where a trace is while it is captured: `traces.partial.zarr` for `traces.nc`."""
-    path = Path(path)
-    return path.with_name(f"{path.stem}.partial.zarr")
-
-
-def check_free(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """A path that a trace can be written to, or that one is being written to already.
-
-    An output that exists beside an unfinished capture of it was given up when that was begun.
-
-    Raises
-    ------
-    ValueError
-        If it has another ending.
-    OSError
-        If it exists, or cannot be written.
-    """
-    path = check_suffix(Path(path))
-    return check_output(path, overwrite or partial_store(path).exists())
 
 
 def open_as_used(path: Path) -> xr.Dataset:
@@ -241,10 +221,7 @@ class TraceWriter:
         TraceWriter or None
             None where one is to be begun.
 
-        Raises
-        ------
-        OSError, ValueError, ImportError
-            As `resume` does.
+        Raises as `resume` does.
         """
         if not partial_store(path).exists():
             return None
@@ -301,15 +278,7 @@ class TraceWriter:
         self._committed_at = time.monotonic()
 
     def write_output(self) -> None:
-        """Make the output of what was appended, and keep the store beside it.
-
-        Raises
-        ------
-        ValueError
-            If there are no sequences.
-        OSError
-            If it cannot be written.
-        """
+        """Make the output of what was appended, and keep the store; raises as `finish` does."""
         self.commit()
         if not self.n_sequences:
             raise ValueError(f"{self.path}: expected sequences, got none; no trace is written")

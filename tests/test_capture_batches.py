@@ -11,8 +11,7 @@ pytest.importorskip("transformers")
 import small_models as small  # noqa: E402
 from captures import assert_routing_same, capture  # noqa: E402
 
-from isingmoe.capturing.batches import pad, plan_batches  # noqa: E402
-from isingmoe.capturing.running import batching  # noqa: E402
+from isingmoe.capturing.batches import batching, pad, plan_batches  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ pytest.importorskip("transformers")
 
 import small_models as small  # noqa: E402
 from captures import assert_routing_same, assert_same, capture, tokens_in  # noqa: E402
+from family_table import FAMILIES  # noqa: E402
 
 from isingmoe.capturing.running import Continuation, _Draw, _inverse  # noqa: E402
 
@@ -147,3 +148,27 @@ def test_settings_of_the_checkpoint_do_not_decide_what_is_written():
     assert own.suppress_tokens == [drawn]
     told = json.loads(plain.attrs["provenance"])["arguments"]
     assert told["eos_token_id"] == ([] if own.eos_token_id is None else [own.eos_token_id])
+
+
+# Of these small ones, no layer keeps a cache of attention, which `generate` asks for.
+NO_CACHE = ("qwen3_next", "qwen3_5_moe", "qwen4_exp")
+# They read images, canvases or speech instead of a text.
+NO_TEXT = ("dots3_note vision", "vitpose_backbone", "diffusion_gemma", "qwen3_omni talker")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in NO_TEXT])
+def test_batches_do_not_matter_to_any_family(name):
+    family = FAMILIES[name]
+    if family.model_class() is None:
+        pytest.skip(f"transformers has no {name}")
+    model = family.build().eval()
+    prompts = small.token_ids(5, 23, 14, 31)
+    vocabulary = min(model.config.get_text_config().vocab_size, 60)
+    prompts = [3 + ids % (vocabulary - 3) for ids in prompts]
+    writes = hasattr(model, "generate") and name not in NO_CACHE
+    for options in ({}, {"generate": 6, "temperature": 0.0})[: 1 + writes]:
+        together, alone = (capture(model, prompts, batch_tokens=n, **options) for n in (4096, 1))
+        stacks = (together, alone) if isinstance(together, dict) else ({0: together}, {0: alone})
+        for stack in stacks[0]:
+            assert_routing_same(stacks[0][stack], stacks[1][stack])

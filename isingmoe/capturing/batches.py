@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["SORTED_BATCHES", "Padded", "pad", "plan_batches"]
+__all__ = ["SORTED_BATCHES", "Padded", "accepts", "batching", "pad", "plan_batches"]
 
 # Sequences of so many batches are sorted by length at a time: few pads, and little waits to
 # be written in the order of the texts.
 SORTED_BATCHES = 8
+# Their experts look at all rows of a batch together.
+_ALONE = ("doge",)
+# Blocks of their attention begin at the first column, pad or not.
+_FROM_THE_LEFT = ("deepseek_v4", "minimax_m3_vl", "minimax_m3_vl_text")
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,40 @@ class Padded:
         mask = torch.ones_like(self.token_id) if masked and self.mask is None else self.mask
         given = {"input_ids": self.token_id, "attention_mask": mask}
         return {name: value.to(device) for name, value in given.items() if value is not None}
+
+
+def accepts(model: nn.Module, name: str) -> bool:
+    """Whether the forward pass of a model has a parameter of a name."""
+    # The class's, as libraries wrap the instance's.
+    return name in inspect.signature(type(model).forward).parameters
+
+
+def batching(model: nn.Module, batch_tokens: int, *, writes: bool, paired: bool) -> dict[str, Any]:
+    """How the sequences of a model may be together, as arguments of `plan_batches`.
+
+    Parameters
+    ----------
+    model : Module
+    batch_tokens : int
+        Tokens of a batch at most.
+    writes : bool
+        Whether it goes on from them.
+    paired : bool
+        Whether its decoder reads targets, whose lengths are others.
+
+    Returns
+    -------
+    dict
+        `batch_tokens` and `equal`.
+    """
+    config = getattr(model, "config", None)
+    kind = getattr(config, "model_type", "")
+    # Pads take places of experts with a capacity, and are tokens where there is no mask.
+    has_capacity = bool(getattr(config, "expert_capacity", None))
+    equal = has_capacity or not accepts(model, "attention_mask")
+    equal = equal or (writes and kind in _FROM_THE_LEFT)
+    alone = kind in _ALONE or (equal and paired)
+    return {"batch_tokens": 1 if alone else batch_tokens, "equal": equal}
 
 
 def plan_batches(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,19 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from isingmoe.capturing.batches import Padded, pad
+from isingmoe.capturing.batches import Padded, accepts, pad
 from isingmoe.capturing.collating import Layout, Stack
 from isingmoe.capturing.loading import is_out_of_memory, library, memory_told
 from isingmoe.tokens import TokenSequences, check_temperature
 
-__all__ = ["Continuation", "Runner", "batching"]
+__all__ = ["Continuation", "Runner"]
 
 _ENCODER, _DECODER = "encoder", "decoder"
 _PROBED = 8
-# Their experts look at all rows of a batch together.
-_ALONE = ("doge",)
-# Blocks of their attention begin at the first column, pad or not.
-_FROM_THE_LEFT = ("deepseek_v4", "minimax_m3_vl", "minimax_m3_vl_text")
 # What a model that does not run may raise: a dtype that the device lacks, a kernel that is
 # missing, an input that is asked for.
 _UNFIT = (RuntimeError, TypeError, ImportError, IndexError, AttributeError)
@@ -53,34 +48,6 @@ class Continuation:
         if self.n_tokens < 1:
             raise ValueError(f"generate: expected at least 1 token, got {self.n_tokens}")
         check_temperature(self.temperature)
-
-
-def batching(model: nn.Module, batch_tokens: int, *, writes: bool, paired: bool) -> dict[str, Any]:
-    """How the sequences of a model may be together, as arguments of `plan_batches`.
-
-    Parameters
-    ----------
-    model : Module
-    batch_tokens : int
-        Tokens of a batch at most.
-    writes : bool
-        Whether it goes on from them.
-    paired : bool
-        Whether its decoder reads targets, whose lengths are others.
-
-    Returns
-    -------
-    dict
-        `batch_tokens` and `equal`.
-    """
-    config = getattr(model, "config", None)
-    kind = getattr(config, "model_type", "")
-    # Pads take places of experts with a capacity, and are tokens where there is no mask.
-    has_capacity = bool(getattr(config, "expert_capacity", None))
-    equal = has_capacity or not _accepts(model, "attention_mask")
-    equal = equal or (writes and kind in _FROM_THE_LEFT)
-    alone = kind in _ALONE or (equal and paired)
-    return {"batch_tokens": 1 if alone else batch_tokens, "equal": equal}
 
 
 class Runner:
@@ -119,7 +86,7 @@ class Runner:
         pad_id: int = 0,
     ) -> None:
         name = type(model).__name__
-        if not _accepts(model, "input_ids"):
+        if not accepts(model, "input_ids"):
             raise ValueError(
                 f"{name}: expected a model that reads token ids (input_ids), got one that does "
                 "not; record it with isingmoe.capturing.recorded around calls of your own"
@@ -231,7 +198,7 @@ class Runner:
         if self.has_encoder:
             there = pad(decoded, self._pad_id).on(self._device)
             given["decoder_input_ids"] = there["input_ids"]
-            if "attention_mask" in there and _accepts(self._model, "decoder_attention_mask"):
+            if "attention_mask" in there and accepts(self._model, "decoder_attention_mask"):
                 given["decoder_attention_mask"] = there["attention_mask"]
         self._model(**given, **self._options)
 
@@ -247,7 +214,7 @@ class Runner:
         padded = pad(sequences, self._pad_id, left=not self.has_encoder)
         model: Any = self._model
         # Without a mask, `generate` would take every token that equals the pad for one.
-        masked = _accepts(model, "attention_mask")
+        masked = accepts(model, "attention_mask")
         settings = self._generation(continuation)
         with _no_settings(model):
             made = model.generate(
@@ -372,17 +339,12 @@ def _layout_at(
 def _options_of(model: nn.Module) -> Mapping[str, Any]:
     """What keeps a forward pass from doing more than the routing needs."""
     wanted = {"use_cache": False, "output_router_logits": False, "logits_to_keep": 1}
-    options = {name: value for name, value in wanted.items() if _accepts(model, name)}
+    options = {name: value for name, value in wanted.items() if accepts(model, name)}
     # Some hand it on to the model inside.
     inner = getattr(model, "model", None)
-    if isinstance(inner, nn.Module) and _accepts(inner, "use_cache") and _accepts(model, "kwargs"):
+    if isinstance(inner, nn.Module) and accepts(inner, "use_cache") and accepts(model, "kwargs"):
         options["use_cache"] = False
     return options
-
-
-def _accepts(model: nn.Module, name: str) -> bool:
-    # The class's, as libraries wrap the instance's.
-    return name in inspect.signature(type(model).forward).parameters
 
 
 def _eos_ids(model: Any) -> list[int]:

@@ -19,7 +19,7 @@ from torch import nn
 from isingmoe import _provenance
 from isingmoe._progress import shown
 from isingmoe.appending import check_free
-from isingmoe.capturing.batches import SORTED_BATCHES, plan_batches
+from isingmoe.capturing.batches import SORTED_BATCHES, batching, plan_batches
 from isingmoe.capturing.collating import Collated, Stack, collate, stacks_of
 from isingmoe.capturing.describing import (
     describe_model,
@@ -39,7 +39,7 @@ from isingmoe.capturing.preparing import (
     with_tokenizer,
 )
 from isingmoe.capturing.recording import Recorder, recorded
-from isingmoe.capturing.running import Continuation, Runner, batching
+from isingmoe.capturing.running import Continuation, Runner
 from isingmoe.capturing.sinks import FileSink, MemorySink, Sink, stack_path
 from isingmoe.capturing.sites import logit_meaning
 from isingmoe.tokens import Cut, TokenSequences, brief, describe_texts, tokenize
