@@ -2,11 +2,13 @@
 
 Run with `make bench`. The model of `fits/example_model`, with random weights: 4 layers of 16
 experts, top-2, hidden size 192. 1024 texts of 512 tokens, 8 in a batch. The capture writes its
-file; the plain passes go over the same batches with the same arguments.
+file. Between its batches the same batch goes through a copy of the model without hooks, so that
+whatever else the machine does hits both.
 """
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from pathlib import Path
@@ -37,38 +39,43 @@ def texts():
     return np.random.default_rng(0).integers(1, 2048, (N_TEXTS, LENGTH))
 
 
-def plain(model, texts):
-    with torch.no_grad():
-        for start in range(0, len(texts), BATCH):
-            ids = torch.from_numpy(texts[start : start + BATCH])
-            model(input_ids=ids, use_cache=False, output_router_logits=False, logits_to_keep=1)
-
-
-def captured(model, texts, folder):
-    path = folder / f"{time.monotonic_ns()}.nc"
-    im.capture(model, texts, output=path, batch_tokens=BATCH * LENGTH, progress=False).close()
-
-
 @pytest.mark.benchmark(group=GROUP)
-def test_overhead(benchmark, model, texts, tmp_path):
-    """In turn, so that whatever else the machine does hits both; at most 5 % by the least of each.
+def test_overhead(benchmark, monkeypatch, model, texts, tmp_path):
+    """At most 5 % of the plain passes; a quarter of a second of it is the file's, however long."""
+    from isingmoe.capturing.running import Runner
 
-    A quarter of a second goes to opening and closing the file, however many tokens there are.
-    """
+    bare, run, plain = copy.deepcopy(model), Runner.run, []
+
+    def both(self, batch):
+        ids = torch.from_numpy(texts[batch])
+        layouts = None
+        # In turns, as the second finds the tokens in the cache.
+        for is_plain in (len(plain) % 2 == 0, len(plain) % 2 == 1):
+            if is_plain:
+                started = time.perf_counter()
+                with torch.no_grad():
+                    bare(
+                        input_ids=ids, use_cache=False, output_router_logits=False, logits_to_keep=1
+                    )
+                plain.append(time.perf_counter() - started)
+            else:
+                layouts = run(self, batch)
+        return layouts
+
+    monkeypatch.setattr(Runner, "run", both)
+
+    options = {"batch_tokens": BATCH * LENGTH, "progress": False, "overwrite": True}
+    overheads = []
+
+    def captured(texts):
+        plain.clear()
+        started = time.perf_counter()
+        im.capture(model, texts, output=tmp_path / "traces.nc", **options).close()
+        overheads.append((time.perf_counter() - started) / sum(plain) - 2)
+
+    captured(texts[: 2 * BATCH])
+    overheads.clear()
+    benchmark.pedantic(captured, (texts,), rounds=3)
     benchmark.extra_info["Mtokens"] = texts.size / 1e6
-    seconds = {"plain": [], "capture": []}
-
-    def turn():
-        for name, run in (
-            ("plain", lambda: plain(model, texts)),
-            ("capture", lambda: captured(model, texts, tmp_path)),
-        ):
-            # What the machine gave to others is not counted.
-            started = time.process_time()
-            run()
-            seconds[name].append(time.process_time() - started)
-
-    benchmark.pedantic(turn, rounds=3)
-    ratio = min(seconds["capture"]) / min(seconds["plain"])
-    benchmark.extra_info["ratio"] = round(float(ratio), 3)
-    assert ratio < 1.05
+    benchmark.extra_info["overhead_percent"] = [round(100 * one, 2) for one in overheads]
+    assert np.median(overheads) < 0.05
