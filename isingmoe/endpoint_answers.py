@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from isingmoe.endpoint_models import Declared
 from isingmoe.readers import sglang, vllm
 from isingmoe.readers.options import LayerColumns, check_routed, layer_columns
+from isingmoe.readers.ranking import check_order
 from isingmoe.readers.responses import Completion, completions_of, decoded
 from isingmoe.recorded import Recording
 
@@ -127,6 +128,8 @@ class Layout:
             shape = {"num_layers": self.n_columns, "top_k": self.top_k, "columns": self.columns}
             found = sglang.recordings([(answer.where, answer.content)], **shape, **asked)
         index = next(found).expert_index
+        if self.ranked:
+            check_order(index, answer.where, "leave out ranked (--ranked)")
         n_prompt = len(answer.prompt)
         if len(index) < n_prompt:
             raise ValueError(

@@ -342,3 +342,16 @@ def test_progress_counts_tokens():
     assert told[0] == (0, 30)
     assert told[-1] == (30, 30)
     assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_experts_in_the_order_of_their_ids_are_not_ranked(kind):
+    route = made_up_routing()
+    with StandIn(kind, route=lambda ids: np.sort(route(ids), axis=-1)) as server:
+        asked = (endpoint(server), [np.arange(3, 60)])
+        with pytest.raises(ValueError, match=r"ranked: expected .* leave out ranked \(--ranked\)"):
+            capture_endpoint(*asked, ranked=True, **FACTS)
+        assert capture_endpoint(*asked, **FACTS).attrs["ranked"] == 0
+    with StandIn(kind) as server:
+        asked = (endpoint(server), [np.arange(3, 60)])
+        assert capture_endpoint(*asked, ranked=True, **FACTS).attrs["ranked"] == 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import xarray as xr
+from typing import Any
 
-__all__ = ["check_ranked"]
+import xarray as xr
+from numpy.typing import NDArray
+
+__all__ = ["check_order", "check_ranked"]
 
 # Tokens from which on it is no chance that the ids of all of them rise.
 _ENOUGH = 50
@@ -24,19 +27,31 @@ def check_ranked(traces: xr.Dataset, source: object) -> None:
     ValueError
         If the ids of every token rise.
     """
-    if not traces.attrs["ranked"] or "gate_weight" in traces or traces.attrs["top_k"] < 2:
+    if not traces.attrs["ranked"] or "gate_weight" in traces:
         return
-    n_tokens = 0
-    for layer in traces["expert_index"].values:
-        several = layer[..., 1] >= 0
-        n_tokens += int(several.sum())
-        # What is missing comes last.
-        falls = (layer[..., 1:] < layer[..., :-1]) & (layer[..., 1:] >= 0)
-        if falls.any():
-            return
-    if n_tokens >= _ENOUGH:
+    check_order(
+        traces["expert_index"].values,
+        source,
+        "give ranked=False, on the command line --unranked",
+    )
+
+
+def check_order(ids: NDArray[Any], where: object, remedy: str) -> None:
+    """Raise where expert ids (.., rank) rise in every one of many tokens.
+
+    Raises
+    ------
+    ValueError
+        With a remedy.
+    """
+    if ids.shape[-1] < 2:
+        return
+    n_tokens = int((ids[..., 1] >= 0).sum())
+    # What is missing comes last.
+    falls = (ids[..., 1:] < ids[..., :-1]) & (ids[..., 1:] >= 0)
+    if n_tokens >= _ENOUGH and not falls.any():
         raise ValueError(
-            f"{source}: ranked: expected the experts of a token in the order of their weights, "
+            f"{where}: ranked: expected the experts of a token in the order of their weights, "
             f"got them in the order of their ids for all of {n_tokens} tokens, as some engines "
-            "write them; give ranked=False, on the command line --unranked"
+            f"write them; {remedy}"
         )
