@@ -20,7 +20,7 @@ def test_examples_in_docstrings(module):
 
 @pytest.mark.filterwarnings("ignore:traces.nc. experts that are never chosen")
 @pytest.mark.filterwarnings("ignore:traces.nc. [0-9]+ pairs of tokens for")
-@pytest.mark.parametrize("page", ["README.md", "docs/start.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/moe.md"])
 def test_python_on_the_page_runs(page, tmp_path, monkeypatch):
     import matplotlib as mpl
 
