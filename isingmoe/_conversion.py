@@ -67,31 +67,38 @@ def _write_netcdf(folder: Path, file: Path, leave: str, stop: threading.Event) -
         with h5netcdf.File(sink, "w") as target:
             target.attrs.update({name: v for name, v in store.attrs.items() if name != leave})
             for name, array in arrays:
-                dims = dims_of(array)
-                sizes = {d: longest if d == "position" else n for d, n in _sizes(array).items()}
-                for dim in dims:
-                    if dim not in target.dimensions:
-                        target.dimensions[dim] = sizes[dim]
-                variable = target.create_variable(
-                    name,
-                    dims,
-                    array.dtype,
-                    chunks=tuple(min(c, sizes[d]) for c, d in zip(array.chunks, dims, strict=True)),
-                    compression="gzip",
-                    compression_opts=_LEVEL,
-                    shuffle=True,
-                )
-                variable.attrs.update(dict(array.attrs))
+                _declare(target, name, array, longest)
         sink.check()
-        with h5py.File(sink, "r+") as content, ThreadPoolExecutor(_THREADS) as pool:
+        with h5py.File(sink, "r+") as content:
             datasets: list[tuple[Any, Any]] = [(content[name], array) for name, array in arrays]
-            chunks = (
-                (dataset, array, region)
-                for dataset, array in datasets
-                for region in _regions(dataset.shape, dataset.chunks)
-            )
-            waiting: deque[tuple[Any, tuple[slice, ...], Future[bytes]]] = deque()
-            for dataset, array, region in chunks:
+            _fill(datasets, sink, stop)
+
+
+def _declare(target: Any, name: str, array: Any, longest: int) -> None:
+    """Make a variable without its content."""
+    dims = dims_of(array)
+    sizes = {d: longest if d == "position" else n for d, n in _sizes(array).items()}
+    for dim in dims:
+        if dim not in target.dimensions:
+            target.dimensions[dim] = sizes[dim]
+    variable = target.create_variable(
+        name,
+        dims,
+        array.dtype,
+        chunks=tuple(min(c, sizes[d]) for c, d in zip(array.chunks, dims, strict=True)),
+        compression="gzip",
+        compression_opts=_LEVEL,
+        shuffle=True,
+    )
+    variable.attrs.update(dict(array.attrs))
+
+
+def _fill(datasets: list[tuple[Any, Any]], sink: _Sink, stop: threading.Event) -> None:
+    """Write chunks in their order, a few of which are compressed at a time."""
+    waiting: deque[tuple[Any, tuple[slice, ...], Future[bytes]]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for dataset, array in datasets:
+            for region in _regions(dataset.shape, dataset.chunks):
                 if stop.is_set():
                     return
                 packed = pool.submit(_packed, array, region, dataset.chunks)
@@ -99,8 +106,8 @@ def _write_netcdf(folder: Path, file: Path, leave: str, stop: threading.Event) -
                 if len(waiting) > _THREADS:
                     _put(*waiting.popleft())
                 sink.check()
-            while waiting:
-                _put(*waiting.popleft())
+        while waiting:
+            _put(*waiting.popleft())
 
 
 def _packed(array: Any, region: tuple[slice, ...], chunk: tuple[int, ...]) -> bytes:

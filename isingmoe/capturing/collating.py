@@ -181,11 +181,15 @@ class Collated:
         """Ids and weights (sequence, position, layer, rank), each expert of a token once."""
         n_ranks = max(self._stack.n_ranks)
         ids = _joined(index, n_ranks, -1)
-        weights = None if weight is None else _joined(weight, n_ranks, np.nan)
+        weights = (
+            np.empty((0, 0, 0, 0), np.float32)
+            if weight is None
+            else _joined(weight, n_ranks, np.nan)
+        )
         columns = self._layout.columns
         faults = rank_experts(
             ids,
-            np.empty((0, 0, 0, 0), np.float32) if weights is None else weights,
+            weights,
             np.array([c.start for c in columns]),
             np.array([c.stop for c in columns]),
             np.array(self._stack.num_experts),
@@ -200,7 +204,6 @@ class Collated:
                     f"got {ids[row, position, place].max()}; register an adapter for "
                     f"{type(site.module).__name__} with capture_adapter"
                 )
-            assert weights is not None
             used = ids[row, position, place] >= 0
             raise ValueError(
                 f"{site.label}: expected finite weights, got "
@@ -208,7 +211,7 @@ class Collated:
                 f"{position - columns[row].start} of a sequence; the model overflows, load it in "
                 "bfloat16 or float32"
             )
-        return ids, weights
+        return ids, None if weight is None else weights
 
 
 def collate(

@@ -9,7 +9,7 @@ there is no token.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -63,6 +63,14 @@ class _Batch:
         total = torch.einsum("sp,sp...->...", weight, values)
         return total / weight.sum().clamp(min=1)
 
+    def of_layers(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """A function of the logits of each layer (layer, ..), on the device of the first."""
+        return torch.stack([function(one).to(self.logits[0].device) for one in self.logits])
+
+    def gates(self) -> Tensor:
+        """Mean gate probabilities (layer, expert)."""
+        return self.of_layers(lambda one: self.mean(one.softmax(-1)))
+
 
 def gate_distribution(gate_logits: Logits, attention_mask: Tensor | None = None) -> Tensor:
     """Mean gate probabilities of a batch.
@@ -84,9 +92,7 @@ def gate_distribution(gate_logits: Logits, attention_mask: Tensor | None = None)
     ValueError
         If a shape or dtype is another.
     """
-    batch = _Batch(gate_logits, attention_mask)
-    device = batch.logits[0].device
-    return torch.stack([batch.mean(one.softmax(-1)).to(device) for one in batch.logits])
+    return _Batch(gate_logits, attention_mask).gates()
 
 
 class MEMLoss(nn.Module):
@@ -146,26 +152,21 @@ class MEMLoss(nn.Module):
             If a shape or dtype is another, or rows do not say their positions and blocks need
             them.
         """
-        if self.per != "block":
-            mean = gate_distribution(gate_logits, attention_mask)
-            if self.per == "whole":
-                mean = mean.mean(0, keepdim=True)
-            has_tokens = mean.sum(-1) > 0
-            return (_divergence(mean) * has_tokens).mean()
         batch = _Batch(gate_logits, attention_mask)
-        if not batch.has_positions:
+        if self.per == "whole":
+            return _divergence(batch.gates().mean(0))
+        if self.per == "block" and not batch.has_positions:
             raise ValueError(
                 "gate_logits: expected (sequence, position, expert), or an attention mask, for "
                 "blocks of positions, got (token, expert) alone"
             )
-        device = batch.logits[0].device
-        return torch.stack([self._of_blocks(one, batch).to(device) for one in batch.logits]).mean()
+        return batch.of_layers(lambda one: self._of_blocks(one, batch.counts.to(one.device))).mean()
 
-    def _of_blocks(self, logits: Tensor, batch: _Batch) -> Tensor:
-        assert self.block_length is not None
-        counts = batch.counts.to(logits.device)
-        block = torch.arange(logits.shape[1], device=logits.device) // self.block_length
-        n_blocks = -(-logits.shape[1] // self.block_length)
+    def _of_blocks(self, logits: Tensor, counts: Tensor) -> Tensor:
+        # A layer is a block of all positions.
+        length = self.block_length or max(logits.shape[1], 1)
+        block = torch.arange(logits.shape[1], device=logits.device) // length
+        n_blocks = -(-logits.shape[1] // length)
         weighted = torch.einsum("sp,spe->pe", counts, logits.softmax(-1))
         total = logits.new_zeros(n_blocks, logits.shape[-1]).index_add(0, block, weighted)
         tokens = counts.new_zeros(n_blocks).index_add(0, block, counts.sum(0))
@@ -229,18 +230,17 @@ class SwitchLoss(nn.Module):
             If a shape or dtype is another, or there are fewer experts than k.
         """
         batch = _Batch(gate_logits, attention_mask)
-        device, num_experts = batch.logits[0].device, batch.logits[0].shape[-1]
+        num_experts = batch.logits[0].shape[-1]
         if num_experts < self.top_k:
             raise ValueError(
                 f"top_k: expected at most {num_experts}, the number of experts, got {self.top_k}"
             )
-        shares, means = [], []
-        for logits in batch.logits:
+
+        def sent(logits: Tensor) -> Tensor:
             chosen = logits.topk(self.top_k, dim=-1).indices
-            sent = torch.zeros_like(logits).scatter_(-1, chosen, 1.0)
-            shares.append(batch.mean(sent).to(device))
-            means.append(batch.mean(logits.softmax(-1)).to(device))
-        share, mean = torch.stack(shares), torch.stack(means)
+            return batch.mean(torch.zeros_like(logits).scatter_(-1, chosen, 1.0))
+
+        share, mean = batch.of_layers(sent), batch.gates()
         if self.per == "whole":
             share, mean = share.mean(0), mean.mean(0)
         return num_experts * (share * mean).sum(-1).mean()
@@ -271,7 +271,4 @@ class ZLoss(nn.Module):
             If a shape or dtype is another.
         """
         batch = _Batch(gate_logits, attention_mask)
-        device = batch.logits[0].device
-        return torch.stack(
-            [batch.mean(one.logsumexp(-1).square()).to(device) for one in batch.logits]
-        ).mean()
+        return batch.of_layers(lambda one: batch.mean(one.logsumexp(-1).square())).mean()
