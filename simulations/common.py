@@ -16,16 +16,16 @@ import xarray as xr
 
 import isingmoe as im
 
-__all__ = ["Study", "parse"]
+__all__ = ["Study", "folder_of", "options", "parse"]
 
 
 @dataclass(frozen=True)
 class Study:
-    """Where a study writes, how large it is and which seed it starts from."""
+    """Where a study writes, whether at toy size, and which seed it starts from."""
 
     output: Path
     quick: bool
-    seed: int
+    seed: int = 0
 
     def save(self, name: str, dataset: xr.Dataset) -> xr.Dataset:
         """Write a Dataset as NetCDF-4, under its name only when it is whole."""
@@ -56,27 +56,37 @@ class Study:
 
 def parse(description: str | None, file: str) -> Study:
     """Options of a study: where it writes, its size and its seed."""
-    folder = Path(file).resolve().parent
+    parser = options(description)
+    parser.add_argument("--seed", type=int, default=0, help="of every random choice (default 0)")
+    chosen = parser.parse_args()
+    return Study(folder_of(chosen, file), chosen.quick, chosen.seed)
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """The options that all studies have."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="toy size, under a minute")
-    parser.add_argument("--seed", type=int, default=0, help="of every random choice (default 0)")
     parser.add_argument(
         "--output", type=Path, help="folder (default: results/, with --quick a temporary one)"
     )
     parser.add_argument(
         "--again", action="store_true", help="compute everything anew, keep no earlier results"
     )
-    options = parser.parse_args()
-    output = options.output
+    return parser
+
+
+def folder_of(chosen: argparse.Namespace, file: str) -> Path:
+    """Make the folder that a study writes to."""
+    folder, output = Path(file).resolve().parent, chosen.output
     if output is None:
-        quick = tempfile.mkdtemp(prefix=f"{folder.name}-") if options.quick else None
+        quick = tempfile.mkdtemp(prefix=f"{folder.name}-") if chosen.quick else None
         output = folder / "results" if quick is None else Path(quick)
-    if options.again and output.exists():
+    if chosen.again and output.exists():
         shutil.rmtree(output)
     output.mkdir(parents=True, exist_ok=True)
-    if options.quick:
+    if chosen.quick:
         # Toy runs are too short on purpose.
         warnings.simplefilter("ignore", im.ShortRunWarning)
-    return Study(output, options.quick, options.seed)
+    return output

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import baselines
-import corpus
 import numpy as np
 import xarray as xr
 from figures import loss_figure, routing_figure
@@ -28,6 +28,9 @@ from training import CONTEXT, FULL, QUICK, Settings, load, token_log_probability
 from transformers import OlmoeForCausalLM
 
 import isingmoe as im
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "simulations"))
+from small_models import corpus
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import xarray as xr
-from corpus import Windows
 from torch import nn
 
 import isingmoe as im
+
+if TYPE_CHECKING:
+    from small_models.corpus import Windows
 
 GATE_WEIGHT_BITS = 8
 
