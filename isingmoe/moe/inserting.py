@@ -1,0 +1,318 @@
+"""Another router in place of a model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+from weakref import WeakKeyDictionary
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from isingmoe.capturing.adapters import adapter_of, router_logits
+from isingmoe.capturing.sites import Site, find_sites, id_parameter, parameters, weight_parameter
+from isingmoe.moe.gating import GateLaw
+from isingmoe.moe.routers import Router, Tokens
+
+__all__ = ["Inserted", "insert_router", "remove_router"]
+
+Weights = Literal["gate"] | float | xr.DataArray
+
+# Experts modules that have a router of ours.
+_TAKEN: WeakKeyDictionary[nn.Module, Inserted] = WeakKeyDictionary()
+
+
+class Inserted:
+    """A router in a model, until `remove`; a context manager as well.
+
+    Attributes
+    ----------
+    router : Router
+    layers : tuple of int
+        Where it decides, by the model's own numbers.
+    """
+
+    def __init__(self, router: Router, layers: tuple[int, ...]) -> None:
+        self.router, self.layers = router, layers
+        self._undo: list[Callable[[], Any]] = []
+
+    def remove(self) -> None:
+        """Take the router out: the model is as before, to the bit."""
+        while self._undo:
+            self._undo.pop()()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+
+def insert_router(
+    model: nn.Module,
+    router: Router,
+    *,
+    layers: Collection[int] | None = None,
+    weights: Weights = "gate",
+) -> Inserted:
+    """Let a router decide which experts the tokens of a model go to, in place of its own.
+
+    The model's own router still runs: its logits may weigh the experts that are chosen, and
+    are what some routers go by. No parameter of the model changes.
+
+    Parameters
+    ----------
+    model : Module
+        A model of transformers whose experts are told their tokens by expert ids, as those of
+        almost all families are.
+    router : Router
+    layers : collection of int, optional
+        By the model's own numbers; all MoE layers by default.
+    weights : "gate", float or DataArray (layer, expert)
+        What the experts that are chosen are multiplied with. "gate": what the model's own
+        router would give them, by its logits; gradients reach them. A number is that of every
+        expert, and an array one for each, as `mean_gate_weight` finds them: then the logits
+        have no say.
+
+    Returns
+    -------
+    Inserted
+        Its method `remove`, and `remove_router`, take the router out.
+
+    Raises
+    ------
+    ValueError
+        If the model has no experts, keeps their ids to itself, or checkpoints gradients; a
+        layer has a router of ours already, or is not there; the router is for other layers or
+        another number of experts; or weights do not cover the layers.
+
+    Examples
+    --------
+    >>> from isingmoe.moe import StaticRouter, insert_router
+    >>> with insert_router(model, StaticRouter.from_fit(fit)):
+    ...     loss = model(input_ids, labels=input_ids).loss
+    """
+    name = type(model).__name__
+    sites = find_sites(model)
+    if not sites:
+        raise ValueError(f"{name}: expected a model with routed experts, got a dense one")
+    if getattr(model, "is_gradient_checkpointing", False):
+        raise ValueError(
+            f"{name}: expected a model without gradient checkpointing, which runs layers twice and "
+            "would have them routed twice; call model.gradient_checkpointing_disable()"
+        )
+    known = {site.layer for site in sites}
+    wanted = known if layers is None else set(layers)
+    if not wanted or not wanted <= known:
+        raise ValueError(f"layers: expected some of {sorted(known)}, got {sorted(wanted)}")
+    chosen = [site for site in sites if site.layer in wanted]
+    modules = dict(model.named_modules())
+    for site in chosen:
+        _check(site, router)
+    inserted = Inserted(router, tuple(sorted(wanted)))
+    router.reset()
+    try:
+        told: dict[nn.Module, _Told] = {}
+        for site in chosen:
+            owner = _owner(modules, site.label)
+            if owner not in told:
+                told[owner] = _Told(parameters(owner))
+                handle = owner.register_forward_pre_hook(told[owner].hear, with_kwargs=True)
+                inserted._undo.append(handle.remove)
+            place = _Place(site, router, told[owner], _fixed(weights, site))
+            for handle in place.hooked():
+                inserted._undo.append(handle.remove)
+            _TAKEN[site.module] = inserted
+            inserted._undo.append(lambda module=site.module: _TAKEN.pop(module, None))
+    except BaseException:
+        inserted.remove()
+        raise
+    return inserted
+
+
+def remove_router(model: nn.Module) -> None:
+    """Take out what `insert_router` put into a model: it is as before, to the bit.
+
+    Parameters
+    ----------
+    model : Module
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    found = {_TAKEN[module] for module in model.modules() if module in _TAKEN}
+    if not found:
+        raise ValueError(f"{type(model).__name__}: expected a router of insert_router, got none")
+    for inserted in found:
+        inserted.remove()
+
+
+def _check(site: Site, router: Router) -> None:
+    kind = type(site.module).__name__
+    if site.module in _TAKEN:
+        raise ValueError(
+            f"{site.label}: has a router of insert_router already; call remove_router(model) first"
+        )
+    one_hot = kind in _ONE_HOT
+    if (adapter_of(site.module) is not None and not one_hot) or not id_parameter(site.module):
+        raise ValueError(
+            f"{site.label}: expected experts that are called with expert ids, got {kind}, which "
+            "chooses inside; its router cannot be exchanged"
+        )
+    router.check(site.layer, site.num_experts)
+
+
+# Their ids are rows of zeros with a one in the place of the expert.
+_ONE_HOT = ("SwitchTransformersExperts",)
+
+
+def _owner(modules: dict[str, nn.Module], label: str) -> nn.Module:
+    """The innermost module around a site that is given the tokens."""
+    parts = label.split(".")
+    for n in range(len(parts) - 1, -1, -1):
+        module = modules[".".join(parts[:n])]
+        if {"input_ids", "inputs_embeds"} & set(parameters(module)):
+            return module
+    raise ValueError(f"{label}: expected a module around it that takes input_ids, got none")
+
+
+def _fixed(weights: Weights, site: Site) -> Tensor | None:
+    """Weight of each expert of a site; None where its own router weighs them."""
+    if isinstance(weights, str):
+        if weights != "gate":
+            raise ValueError(f"weights: expected gate, a number or an array, got {weights!r}")
+        return None
+    if not isinstance(weights, xr.DataArray):
+        return torch.full((site.num_experts,), float(weights))
+    if set(weights.dims) != {"layer", "expert"} or site.layer not in weights["layer"].values:
+        raise ValueError(
+            f"weights: expected an array (layer, expert) with layer {site.layer}, got "
+            f"{tuple(weights.dims)}"
+        )
+    row = weights.transpose("layer", "expert").sel(layer=site.layer).values
+    if row.shape != (site.num_experts,):
+        raise ValueError(
+            f"weights: expected those of {site.num_experts} experts, got {len(row)} in layer "
+            f"{site.layer}"
+        )
+    return torch.from_numpy(row.astype("float32"))
+
+
+@dataclass
+class _Told:
+    """What the model was called with, for its layers."""
+
+    names: tuple[str, ...]
+    token_id: Tensor | None = None
+    position: Tensor | None = None
+    mask: Tensor | None = None
+    past: int = 0
+
+    def hear(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Before a forward pass."""
+        told = dict(zip(self.names, args, strict=False)) | kwargs
+        ids, embeds = told.get("input_ids"), told.get("inputs_embeds")
+        tokens = ids if ids is not None else embeds
+        if tokens is None:
+            raise ValueError(
+                f"{type(module).__name__}: expected input_ids or inputs_embeds, got neither"
+            )
+        shape, device = tokens.shape[:2], tokens.device
+        cache = told.get("past_key_values")
+        self.past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+        whole = told.get("attention_mask")
+        if not isinstance(whole, Tensor) or whole.dim() != 2:
+            whole = torch.ones((shape[0], self.past + shape[1]), dtype=torch.bool, device=device)
+        whole = whole.bool()
+        self.mask = whole[:, -shape[1] :]
+        # Pads count nothing.
+        self.position = (whole.long().cumsum(1) - 1).clamp(min=0)[:, -shape[1] :]
+        self.token_id = ids
+
+
+@dataclass(eq=False)
+class _Place:
+    """One site with a router of ours."""
+
+    site: Site
+    router: Router
+    told: _Told
+    fixed: Tensor | None
+    law: GateLaw | None = None
+    logit: Tensor | None = None
+
+    def hooked(self) -> Iterator[Any]:
+        """Set the hooks."""
+        if self.site.router is not None:
+            yield self.site.router.register_forward_hook(self.routed)
+        yield self.site.module.register_forward_pre_hook(self.before, with_kwargs=True)
+
+    def routed(self, module: nn.Module, args: Any, output: Any) -> None:
+        """After the model's own router."""
+        logit = router_logits(module, output, self.site.num_experts)
+        self.logit = None if logit is None else logit[..., : self.site.num_experts]
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Before the experts: other ids, other weights."""
+        names, ids, weights = parameters(module), id_parameter(module), weight_parameter(module)
+        given = dict(zip(names, args, strict=False)) | kwargs
+        own_index, own_weight = given[ids], given.get(weights)
+        is_one_hot = type(module).__name__ in _ONE_HOT
+        flat = own_index.reshape(-1, own_index.shape[-1])
+        own = flat.argmax(-1, keepdim=True) if is_one_hot else flat
+        tokens = self.tokens(own, own_weight)
+        index = self.router.choose(tokens).reshape(own.shape).to(own.device)
+        if own_weight is not None:
+            weight = self.weighed(index, own, own_weight.reshape(own.shape))
+            given[weights] = weight.to(own_weight.dtype).reshape(own_weight.shape)
+        if is_one_hot:
+            index = nn.functional.one_hot(index[:, 0], own_index.shape[-1])
+        given[ids] = index.to(own_index.dtype).reshape(own_index.shape)
+        return tuple(given[name] for name in names[: len(args)]), {k: given[k] for k in kwargs}
+
+    def tokens(self, own: Tensor, own_weight: Tensor | None) -> Tokens:
+        """What the router is told."""
+        told, site = self.told, self.site
+        if told.mask is None or told.position is None or told.mask.numel() != len(own):
+            raise ValueError(
+                f"{site.label}: expected a row for each token of the call, got {len(own)}; models "
+                "that send only some of their tokens here cannot be routed by another router"
+            )
+        score = None
+        if self.logit is not None and own_weight is not None:
+            logit = self.logit.reshape(len(own), -1)
+            if self.law is None:
+                self.law = GateLaw.found(logit.detach(), own, own_weight.detach(), site.label)
+            score = self.law.score(logit).reshape(*told.mask.shape, -1)
+        return Tokens(
+            layer=site.layer,
+            num_experts=site.num_experts,
+            token_id=told.token_id,
+            position=told.position,
+            mask=told.mask,
+            past=told.past,
+            chosen=own.reshape(*told.mask.shape, -1),
+            score=score,
+            is_training=site.module.training,
+        )
+
+    def weighed(self, index: Tensor, own: Tensor, own_weight: Tensor) -> Tensor:
+        """Weights of the experts that were chosen."""
+        if self.fixed is not None:
+            return self.fixed.to(own_weight.device)[index]
+        if self.law is None or self.logit is None:
+            raise ValueError(
+                f"{self.site.label}: weights: expected a router that shows its logits, got "
+                f"{type(self.site.router).__name__}; give numbers for weights"
+            )
+        return self.law.weight(self.logit.reshape(len(own), -1), index)
