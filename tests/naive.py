@@ -1,6 +1,7 @@
 """Slow, obvious twins of what the package does fast."""
 
 import itertools
+import math
 from collections import Counter
 
 import mpmath
@@ -407,3 +408,51 @@ def ranked(experts, weights):
         else:
             kept.append((expert, weight))
     return sorted(kept, key=lambda pair: -pair[1])
+
+
+def _set_field(law, before, i):
+    """Log-weights of the experts of token i, given the sets before it."""
+    field = [float(h) for h in law.field[min(i * len(law.field) // law.end, len(law.field) - 1)]]
+    for r, coupling in enumerate(law.coupling, 1):
+        if i - r >= 0:
+            for a in before[i - r]:
+                for b in range(len(field)):
+                    field[b] += coupling[a, b]
+    return field
+
+
+def _best(field, k):
+    return sorted(range(len(field)), key=lambda e: (-field[e], e))[:k]
+
+
+def likely_sets(law, index):
+    """The most probable set of each token, given the sets (sequence, position, rank) before."""
+    return np.array(
+        [
+            [_best(_set_field(law, row, i), law.top_k) for i in range(len(row))]
+            for row in index.tolist()
+        ]
+    )
+
+
+def likely_run(law, length):
+    """The sequence in which each set is the most probable one behind those before."""
+    made = []
+    for i in range(length):
+        made.append(_best(_set_field(law, made, i), law.top_k))
+    return np.array(made)
+
+
+def inclusion_rates(law, index):
+    """Chance of each expert in each token's set, by all sets, given those before."""
+    q = law.field.shape[1]
+    rates = np.zeros((*index.shape[:2], q))
+    sets = list(itertools.combinations(range(q), law.top_k))
+    for s, row in enumerate(index.tolist()):
+        for i in range(len(row)):
+            field = _set_field(law, row, i)
+            weights = [math.exp(sum(field[e] for e in one)) for one in sets]
+            for one, weight in zip(sets, weights, strict=True):
+                for e in one:
+                    rates[s, i, e] += weight / sum(weights)
+    return rates

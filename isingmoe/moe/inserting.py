@@ -104,7 +104,7 @@ def insert_router(
     sites = find_sites(model)
     if not sites:
         raise ValueError(f"{name}: expected a model with routed experts, got a dense one")
-    if getattr(model, "is_gradient_checkpointing", False):
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise ValueError(
             f"{name}: expected a model without gradient checkpointing, which runs layers twice and "
             "would have them routed twice; call model.gradient_checkpointing_disable()"
@@ -269,18 +269,18 @@ class _Place:
         own_index, own_weight = given[ids], given.get(weights)
         is_one_hot = type(module).__name__ in _ONE_HOT
         flat = own_index.reshape(-1, own_index.shape[-1])
-        own = flat.argmax(-1, keepdim=True) if is_one_hot else flat
-        tokens = self.tokens(own, own_weight)
-        index = self.router.choose(tokens).reshape(own.shape).to(own.device)
-        if own_weight is not None:
-            weight = self.weighed(index, own, own_weight.reshape(own.shape))
+        own = _marked(flat) if is_one_hot else flat
+        gate = None if own_weight is None else _Gate(self, own, own_weight.reshape(own.shape))
+        index = self.router.choose(self.tokens(own, gate)).reshape(own.shape).to(own.device)
+        if weights is not None and own_weight is not None and gate is not None:
+            weight = gate.weight(index) if self.fixed is None else self.fixed.to(own.device)[index]
             given[weights] = weight.to(own_weight.dtype).reshape(own_weight.shape)
         if is_one_hot:
             index = nn.functional.one_hot(index[:, 0], own_index.shape[-1])
         given[ids] = index.to(own_index.dtype).reshape(own_index.shape)
         return tuple(given[name] for name in names[: len(args)]), {k: given[k] for k in kwargs}
 
-    def tokens(self, own: Tensor, own_weight: Tensor | None) -> Tokens:
+    def tokens(self, own: Tensor, gate: _Gate | None) -> Tokens:
         """What the router is told."""
         told, site = self.told, self.site
         if told.mask is None or told.position is None or told.mask.numel() != len(own):
@@ -288,12 +288,13 @@ class _Place:
                 f"{site.label}: expected a row for each token of the call, got {len(own)}; models "
                 "that send only some of their tokens here cannot be routed by another router"
             )
-        score = None
-        if self.logit is not None and own_weight is not None:
-            logit = self.logit.reshape(len(own), -1)
-            if self.law is None:
-                self.law = GateLaw.found(logit.detach(), own, own_weight.detach(), site.label)
-            score = self.law.score(logit).reshape(*told.mask.shape, -1)
+        shape = told.mask.shape
+
+        def scored() -> Tensor:
+            if gate is None:
+                raise ValueError(f"{site.label}: expected experts with weights, got none")
+            return gate.score().reshape(*shape, -1)
+
         return Tokens(
             layer=site.layer,
             num_experts=site.num_experts,
@@ -301,18 +302,50 @@ class _Place:
             position=told.position,
             mask=told.mask,
             past=told.past,
-            chosen=own.reshape(*told.mask.shape, -1),
-            score=score,
+            chosen=own.reshape(*shape, -1),
+            scored=scored,
             is_training=site.module.training,
         )
 
-    def weighed(self, index: Tensor, own: Tensor, own_weight: Tensor) -> Tensor:
-        """Weights of the experts that were chosen."""
-        if self.fixed is not None:
-            return self.fixed.to(own_weight.device)[index]
-        if self.law is None or self.logit is None:
+
+@dataclass(frozen=True, eq=False)
+class _Gate:
+    """What a model's own router said of the tokens of a call."""
+
+    place: _Place
+    index: Tensor
+    given: Tensor
+
+    def score(self) -> Tensor:
+        """Scores (row, expert)."""
+        return self._law.score(self._logit)
+
+    def weight(self, index: Tensor) -> Tensor:
+        """Weights (row, rank) of experts."""
+        return self._law.weight(self._logit, index)
+
+    @property
+    def _logit(self) -> Tensor:
+        logit, site = self.place.logit, self.place.site
+        if logit is None:
             raise ValueError(
-                f"{self.site.label}: weights: expected a router that shows its logits, got "
-                f"{type(self.site.router).__name__}; give numbers for weights"
+                f"{site.label}: expected a router that shows its logits, got "
+                f"{type(site.router).__name__}; a router that needs no scores, with numbers for "
+                "weights, can be inserted"
             )
-        return self.law.weight(self.logit.reshape(len(own), -1), index)
+        return logit.reshape(len(self.index), -1)
+
+    @property
+    def _law(self) -> GateLaw:
+        """The same for all calls; found at the first."""
+        if self.place.law is None:
+            sent = (self.index >= 0).all(-1)
+            logit, given = self._logit.detach()[sent], self.given.detach()[sent]
+            self.place.law = GateLaw.found(logit, self.index[sent], given, self.place.site.label)
+        return self.place.law
+
+
+def _marked(one_hot: Tensor) -> Tensor:
+    """Expert of each row of zeros and a one; -1 where there is none."""
+    largest, index = one_hot.max(-1, keepdim=True)
+    return index.masked_fill(largest == 0, -1)

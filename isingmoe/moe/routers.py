@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -45,9 +45,9 @@ class Tokens:
     past : int
         Tokens that the model keeps of earlier calls.
     chosen : Tensor (sequence, position, rank)
-        What the model's own router chose.
-    score : Tensor (sequence, position, expert) or None
-        Its softmax or sigmoid scores, where it shows logits.
+        What the model's own router chose; -1 where it sent a token nowhere.
+    scored : callable
+        Gives `score`, so that it is computed where it is wanted.
     is_training : bool
     """
 
@@ -58,13 +58,24 @@ class Tokens:
     mask: Tensor
     past: int
     chosen: Tensor
-    score: Tensor | None
+    scored: Callable[[], Tensor]
     is_training: bool
 
     @property
     def top_k(self) -> int:
         """Experts of a token."""
         return self.chosen.shape[-1]
+
+    @property
+    def score(self) -> Tensor:
+        """Softmax or sigmoid scores of the model's own router (sequence, position, expert).
+
+        Raises
+        ------
+        ValueError
+            If it shows no logits, or weighs experts by other scores.
+        """
+        return self.scored()
 
 
 class Router:
@@ -123,7 +134,8 @@ class StaticRouter(Router):
         ----------
         fit : Fit
             Kinetic, with `field="position"`, and `coupling="none"` for fields that follow the
-            rates alone; without fields over the text, one set for all positions.
+            rates alone; without fields over the text, one set for all positions. A token
+            that has none before it is not fitted, so that the first has no field of its own.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""What keeps the load of experts even, and does it destroy the coupling of neighbours?
+"""What keeps the load of experts even, and whether it destroys the coupling of neighbours.
 
 Small OLMoE models from scratch with nothing, the Switch loss, the MEM loss and loss-free biases:
 perplexity, load and fitted couplings at the end and on the way there.
