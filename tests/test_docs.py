@@ -22,11 +22,11 @@ def test_examples_in_docstrings(module):
 @pytest.mark.filterwarnings("ignore:traces.nc. [0-9]+ pairs of tokens for")
 @pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/moe.md"])
 def test_python_on_the_page_runs(page, tmp_path, monkeypatch):
-    import matplotlib as mpl
+    import matplotlib.pyplot as plt
 
     import isingmoe as im
 
-    mpl.use("Agg")
+    plt.switch_backend("Agg")
     monkeypatch.chdir(tmp_path)
     few = im.example_traces().isel(layer=[2], sequence=slice(12), position=slice(96))
     im.save_traces(few.assign(length=np.minimum(few["length"], 96)), "traces.nc")
@@ -35,7 +35,7 @@ def test_python_on_the_page_runs(page, tmp_path, monkeypatch):
     names = {}
     for block in blocks:
         exec(compile(block, page, "exec"), names)
-    mpl.pyplot.close("all")
+    plt.close("all")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/commands.md"])
