@@ -53,14 +53,15 @@ def train(recipe: Recipe, store: Store, seed: int) -> tuple[PreTrainedModel, xr.
     set_seed(seed)
     model = recipe.build(size) if start is None else start()
     callbacks = recipe.prepare(model, store, seed)
-    watch = _Watch(model, size, text)
+    steps = recipe.steps(size)
+    watch = _Watch(model, size, text, steps)
     arguments = TrainingArguments(
         output_dir=tempfile.gettempdir(),
-        max_steps=size.steps,
+        max_steps=steps,
         per_device_train_batch_size=size.batch_size,
         learning_rate=size.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=max(size.steps // 20, 1),
+        warmup_steps=max(steps // 20, 1),
         weight_decay=0.1,
         adam_beta2=0.95,
         logging_strategy="no",
@@ -100,10 +101,10 @@ class _Trainer(Trainer):
 class _Watch(TrainerCallback):
     """Looks at the model at steps that lie evenly on a logarithmic scale."""
 
-    def __init__(self, model: PreTrainedModel, size: Size, text: Text) -> None:
+    def __init__(self, model: PreTrainedModel, size: Size, text: Text, last: int) -> None:
         self._model, self._size, self._text = model, size, text
-        last, n = size.steps, size.n_points
-        self._steps = {0, *np.geomspace(min(8, last), last, n).round().astype(int).tolist()}
+        points = np.geomspace(min(8, last), last, size.n_points)
+        self._steps = {0, *points.round().astype(int).tolist()}
         self.points: list[xr.Dataset] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,15 @@ from torch.nn.functional import cross_entropy
 
 import isingmoe as im
 
-__all__ = ["capture", "couplings", "follow", "is_silent", "measure", "scores"]
+__all__ = [
+    "capture",
+    "couplings",
+    "follow",
+    "is_silent",
+    "measure",
+    "quietly_fitted",
+    "scores",
+]
 
 
 def is_silent() -> bool:
@@ -49,13 +58,20 @@ def capture(model: nn.Module, windows: np.ndarray, output: Path | None = None) -
     )
 
 
-def couplings(traces: xr.Dataset) -> im.Fit:
+def couplings(traces: xr.Dataset, reach: int = 1) -> im.Fit:
     """Kinetic chains, with a random field for each text, so that topics are no couplings."""
+    return quietly_fitted(traces, field="expert+sequence", reach=reach)
+
+
+def quietly_fitted(traces: xr.Dataset, **settings: Any) -> im.Fit:
+    """Kinetic chains without errors, which the seeds give.
+
+    That experts are never chosen, or that texts are few, is what some models are like.
+    """
     with warnings.catch_warnings():
-        # That experts are never chosen, or that texts are few, is what some models are like.
         warnings.simplefilter("ignore", im.DegenerateTraceWarning)
         warnings.simplefilter("ignore", im.ShortTraceWarning)
-        return im.fit(traces, chain="kinetic", field="expert+sequence", uncertainty="none")
+        return im.fit(traces, chain="kinetic", uncertainty="none", **settings)
 
 
 def follow(model: nn.Module, windows: np.ndarray) -> xr.Dataset:
@@ -79,7 +95,16 @@ def _routing(traces: xr.Dataset) -> xr.Dataset:
     load = im.load_balance(traces)["load"]
     n_experts = int(traces.attrs["num_experts"])
     entropy = -(load * np.log(load.where(load > 0, 1))).sum("expert") / np.log(n_experts)
-    fit = couplings(traces).data
+    # Where every token has the same set, there is nothing to couple.
+    sets = np.sort(traces["expert_index"].values, -1)
+    varies = [bool((one != one[0, 0]).any()) for one in sets]
+    names = ["self_coupling", "bits_load", "bits_per_token"]
+    if any(varies):
+        fit = couplings(traces.isel(layer=np.flatnonzero(varies))).data[names]
+        fit = fit.reindex(layer=traces["layer"].values)
+    else:
+        nothing = ("layer", np.full(len(varies), np.nan))
+        fit = xr.Dataset(dict.fromkeys(names, nothing), {"layer": traces["layer"].values})
     overlap = im.neighbour_overlap(traces, n_shuffles=2).isel(distance=0, drop=True)
     return xr.Dataset(
         {

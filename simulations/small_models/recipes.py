@@ -56,6 +56,10 @@ class Recipe:
         config._experts_implementation = "grouped_mm" if torch.cuda.is_available() else "eager"
         return OlmoeForCausalLM(config)
 
+    def steps(self, size: Size) -> int:
+        """Optimiser steps of its training."""
+        return size.steps
+
     def start(self, store: Store, seed: int) -> Callable[[], PreTrainedModel] | None:
         """What gives the model to go on with; None for fresh weights."""
         return None
