@@ -35,7 +35,8 @@ def table(data: xr.Dataset) -> str:
     if "band_accuracy" in data:
         told = (
             "Hidden states inside one band of the position encoding; all bands are in the file and "
-            "the figure. random: subspaces of the same dimension, with a 95 % interval."
+            "the figure. random: subspaces of the same dimension, with the 95 % interval of one; "
+            f"the best of {data.sizes['band']} is above it more often."
         )
         parts += ["", *report("By wavelength, in tokens", _band_columns(data), [told])]
     return render(*parts)

@@ -99,9 +99,9 @@ def rope_subspaces(
     -----
     Rotary encoding turns pair j of each query and key by an angle in proportion to the
     position, once in `wavelength` tokens. The pair is linear in the input of the attention,
-    which is the residual stream x, normed and multiplied with a gain g: W (g x / |x|). The
-    input of the router is the same stream behind the attention, with its own gain g': u = g' x
-    / |x|. What pair j reads of x lies in u as the rows of W diag(g / g'), those of both
+    which is the residual stream x, normed to n(x) and multiplied with a gain g: W diag(g) n(x).
+    The input of the router is the same stream behind the attention, with its own gain g':
+    u = diag(g') n(x). What pair j reads of x lies in u as the rows of W diag(g / g'), those of both
     members of the pair, of queries and keys and all heads. Gains and scales of single queries
     and keys leave the span of these rows as it is. Of a band with more rows than directions,
     the leading ones of their singular value decomposition are kept.

@@ -56,8 +56,8 @@ def plot_probe(probe: Probe, *, axes: NDArray[Any] | None = None) -> NDArray[Any
     ndarray of Axes
         Points are accuracies with their 95 % intervals, filled where whole sequences were held
         out. The grey bar behind a point is where 95 % of accuracies lie that shifted labels
-        have, the short line the commonest class. Against the wavelength the grey band is that
-        of random subspaces of the first layer that is drawn.
+        have, the short line the commonest class. Against the wavelength, dashed lines and bands
+        are of random subspaces, in the colour of their layer.
 
     Raises
     ------
@@ -146,11 +146,9 @@ def _draw_bands(ax: Axes, data: xr.Dataset) -> None:
     wavelength = data["wavelength"].values
     for place, layer in enumerate(data["layer"].values[::every].tolist()):
         one, colour = data.sel(layer=layer), _LAYERS[place]
-        if place == 0:
-            low, high = float(one["random_low"]), float(one["random_high"])
-            if np.isfinite(low):
-                ax.axhspan(low, high, color="#DDDDDD", label="95 % of random subspaces")
         if np.isfinite(one["random_accuracy"]):
+            ends = float(one["random_low"]), float(one["random_high"])
+            ax.axhspan(*ends, color=colour, alpha=0.12, lw=0)
             ax.axhline(float(one["random_accuracy"]), color=colour, lw=0.8, ls="--")
         ax.errorbar(
             wavelength,
@@ -163,7 +161,7 @@ def _draw_bands(ax: Axes, data: xr.Dataset) -> None:
             label=f"layer {layer}",
         )
     if data.attrs["n_shuffles"]:
-        ax.plot([], [], "--", color=GREY, lw=0.8, label="mean of random subspaces")
+        ax.plot([], [], "--", color=GREY, lw=0.8, label="random subspaces, 95 %")
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(FuncFormatter(written))
     ax.set_xlabel("wavelength of the band (tokens)")
