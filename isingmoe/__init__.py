@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from isingmoe.block_lengths import block_sizes
     from isingmoe.budgets import Budget, budget, open_budget
     from isingmoe.capturing import capture_adapter
+    from isingmoe.capturing.rope import rope_subspaces
     from isingmoe.capturing.verb import capture
     from isingmoe.chains import IsingChain, KineticChain, PottsChain
     from isingmoe.comparison import Comparison, compare, open_comparison
@@ -55,13 +56,16 @@ if TYPE_CHECKING:
         plot_layers,
         plot_lengths,
         plot_mem,
+        plot_probe,
         plot_rates,
     )
     from isingmoe.positions import Blocks, Cosines
+    from isingmoe.probing import Probe, open_probe, probe
     from isingmoe.ranked_laws import decay_laws
     from isingmoe.readers import import_traces
     from isingmoe.reports import Report, report
     from isingmoe.sampling import simulate
+    from isingmoe.subspaces import open_subspaces, save_subspaces
     from isingmoe.summary import TraceInfo, info
     from isingmoe.sweeping import sweep
     from isingmoe.texts import TextDataset, TextFile
@@ -84,6 +88,7 @@ _HOME = {
     "block_lengths": ("block_sizes",),
     "budgets": ("Budget", "budget", "open_budget"),
     "capturing": ("capture_adapter",),
+    "capturing.rope": ("rope_subspaces",),
     "capturing.verb": ("capture",),
     "chains": ("IsingChain", "KineticChain", "PottsChain"),
     "markov_test": ("chapman_kolmogorov",),
@@ -124,12 +129,15 @@ _HOME = {
         "plot_layers",
         "plot_lengths",
         "plot_mem",
+        "plot_probe",
         "plot_rates",
     ),
     "positions": ("Blocks", "Cosines"),
+    "probing": ("Probe", "open_probe", "probe"),
     "readers": ("import_traces",),
     "reports": ("Report", "report"),
     "sampling": ("simulate",),
+    "subspaces": ("open_subspaces", "save_subspaces"),
     "summary": ("TraceInfo", "info"),
     "sweeping": ("sweep",),
     "texts": ("TextDataset", "TextFile"),
@@ -165,6 +173,7 @@ __all__ = [
     "Metropolis",
     "Patience",
     "PottsChain",
+    "Probe",
     "Pseudolikelihood",
     "Report",
     "ShortRunWarning",
@@ -208,6 +217,8 @@ __all__ = [
     "open_comparison",
     "open_fit",
     "open_hidden",
+    "open_probe",
+    "open_subspaces",
     "open_traces",
     "plot_block_sizes",
     "plot_budget",
@@ -218,10 +229,14 @@ __all__ = [
     "plot_lengths",
     "plot_mem",
     "plot_phase_diagram",
+    "plot_probe",
     "plot_rates",
     "power_law",
     "primary_expert",
+    "probe",
     "report",
+    "rope_subspaces",
+    "save_subspaces",
     "save_traces",
     "simulate",
     "solve",

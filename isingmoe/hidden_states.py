@@ -24,10 +24,15 @@ from numpy.typing import DTypeLike, NDArray
 
 from isingmoe._storage import replace_whole, unwritable
 
-__all__ = ["HiddenWriter", "hidden_offsets", "open_hidden"]
+__all__ = ["HiddenWriter", "hidden_folder", "hidden_offsets", "open_hidden"]
 
 _OFFSETS = "offset.npy"
 _DTYPES = ("float16", "float32")
+
+
+def hidden_folder(path: Path) -> Path:
+    """Where the hidden states beside a trace are: `traces.hidden` of `traces.nc`."""
+    return path.with_name(f"{path.stem}.hidden")
 
 
 class HiddenWriter:

@@ -21,7 +21,7 @@ def modules_after(statement):
 
 def test_import_loads_neither_torch_nor_matplotlib():
     loaded = modules_after("import isingmoe")
-    assert not {"torch", "matplotlib", "numba", "xarray", "pandas"} & set(loaded)
+    assert not {"torch", "matplotlib", "numba", "xarray", "pandas", "sklearn"} & set(loaded)
 
 
 def test_fitting_loads_neither_torch_nor_matplotlib():

@@ -23,6 +23,7 @@ COMMANDS = (
     "budget",
     "generate",
     "irreversibility",
+    "probe",
     "solve",
     "simulate",
     "sweep",

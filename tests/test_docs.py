@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("isingmoe.chains", "isingmoe.inference", "isingmoe.sweeping", "isingmoe.transfer")
+MODULES = (
+    "isingmoe.chains",
+    "isingmoe.inference",
+    "isingmoe.probing",
+    "isingmoe.sweeping",
+    "isingmoe.transfer",
+)
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -20,7 +26,7 @@ def test_examples_in_docstrings(module):
 
 @pytest.mark.filterwarnings("ignore:traces.nc. experts that are never chosen")
 @pytest.mark.filterwarnings("ignore:traces.nc. [0-9]+ pairs of tokens for")
-@pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/moe.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/start.md", "docs/moe.md", "docs/probe.md"])
 def test_python_on_the_page_runs(page, tmp_path, monkeypatch):
     import matplotlib.pyplot as plt
 

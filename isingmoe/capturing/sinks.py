@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from isingmoe.appending import TraceWriter, open_as_used, partial_store
 from isingmoe.capturing.collating import Stack
-from isingmoe.hidden_states import HiddenWriter
+from isingmoe.hidden_states import HiddenWriter, hidden_folder
 from isingmoe.recorded import Recording, assemble
 
-__all__ = ["FileSink", "MemorySink", "Sink", "hidden_folder", "stack_path"]
+__all__ = ["FileSink", "MemorySink", "Sink", "stack_path"]
 
 Hidden = Sequence[NDArray[Any]]
 # A trace takes many short batches at once, unless they are slow to come.
@@ -30,11 +30,6 @@ _GROUP_SECONDS = 1.0
 def stack_path(path: Path, stack: str, several: bool) -> Path:
     """The file of a stack: `traces.encoder.nc` of `traces.nc`, where a model has several."""
     return path.with_name(f"{path.stem}.{stack}{path.suffix}") if several else path
-
-
-def hidden_folder(path: Path) -> Path:
-    """Where the hidden states beside a trace are: `traces.hidden` of `traces.nc`."""
-    return path.with_name(f"{path.stem}.hidden")
 
 
 class Sink(ABC):

@@ -24,6 +24,7 @@ from isingmoe.cli import (
     irreversibility,
     phase_diagram,
     plot,
+    probe,
     report,
     simulate,
     solve,
@@ -121,6 +122,7 @@ app.command()(solve.solve)
 app.command()(simulate.simulate)
 app.command()(sweep.sweep)
 app.command("phase-diagram")(phase_diagram.phase_diagram)
+app.command()(probe.probe)
 app.command()(plot.plot)
 app.command()(report.report)
 app.command()(example.example)

@@ -12,7 +12,9 @@ import typer
 import isingmoe as im
 from isingmoe.cli._options import Overwrite, check_drawing, draw, emit_text
 
-Kind = Literal["decay", "layers", "lengths", "coupling", "rates", "budget", "mem", "blocks", "ck"]
+Kind = Literal[
+    "decay", "layers", "lengths", "coupling", "rates", "budget", "probe", "mem", "blocks", "ck"
+]
 
 # Of single layers; the others are over the depth of the model.
 _OF_LAYERS = ("decay", "coupling", "rates", "blocks", "ck")
@@ -37,7 +39,8 @@ def plot(
         typer.Argument(
             metavar="KIND",
             help="decay, lengths or layers of a comparison.nc; coupling of a fit.nc; budget of a "
-            "budget.nc; rates, mem, blocks or ck of traces.nc or of a comparison.nc.",
+            "budget.nc; probe of a probe.nc; rates, mem, blocks or ck of traces.nc or of a "
+            "comparison.nc.",
         ),
     ],
     file: Annotated[
@@ -86,6 +89,9 @@ def _figure(wanted: _Wanted) -> Callable[[], Any]:
     if kind == "budget":
         budget = im.open_budget(file)
         return lambda: im.plot_budget(budget)
+    if kind == "probe":
+        probe = im.open_probe(file)
+        return lambda: im.plot_probe(probe)
     if kind in ("decay", "lengths", "layers"):
         comparison = im.open_comparison(file)
         if kind == "decay":

@@ -8,6 +8,7 @@ from isingmoe.plotting.kolmogorov import plot_ck
 from isingmoe.plotting.layers import plot_layers
 from isingmoe.plotting.lengths import plot_lengths
 from isingmoe.plotting.mem import plot_mem
+from isingmoe.plotting.probes import plot_probe
 from isingmoe.plotting.rates import plot_rates
 from isingmoe.plotting.saving import check_figure, save_figure
 
@@ -21,6 +22,7 @@ __all__ = [
     "plot_layers",
     "plot_lengths",
     "plot_mem",
+    "plot_probe",
     "plot_rates",
     "save_figure",
 ]
