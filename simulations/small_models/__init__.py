@@ -1,1 +1,1 @@
-"""Small Mixture-of-Experts models of real text, trained once for all the studies that want them."""
+"""What studies share that train models: the text."""
