@@ -17,9 +17,9 @@ from isingmoe._provenance import fingerprint
 
 __all__ = [
     "Saved",
-    "check_content",
     "check_output",
     "check_suffix",
+    "read_content",
     "read_dataset",
     "replace_whole",
     "unwritable",
@@ -63,16 +63,22 @@ def read_dataset(path: str | os.PathLike[str], drop: tuple[str, ...] = ()) -> xr
     return dataset
 
 
-def check_content(
-    dataset: xr.Dataset,
+def read_content(
     path: str | os.PathLike[str],
     *,
     conventions: str,
     variables: Iterable[str],
     attributes: Iterable[str],
     remedy: str,
-) -> None:
-    """Raise a ValueError where a file is not what it should be, or has lost a part of it."""
+) -> xr.Dataset:
+    """Load a file of ours, as `read_dataset` does.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError, ValueError, ImportError
+        As `read_dataset`; also where a file is not what it should be, or has lost a part of it.
+    """
+    dataset = read_dataset(path)
     found = str(dataset.attrs.get("conventions", "none"))[:100]
     if found != conventions:
         raise ValueError(
@@ -82,6 +88,7 @@ def check_content(
     missing += [f"attribute {name}" for name in attributes if name not in dataset.attrs]
     if missing:
         raise ValueError(f"{path}: {', '.join(missing)}: missing; {remedy}")
+    return dataset
 
 
 def _read_netcdf(path: Path, drop: tuple[str, ...]) -> xr.Dataset:

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
 from isingmoe._schema import alike
-from isingmoe._storage import Saved, check_content, read_dataset
+from isingmoe._storage import Saved, read_content
 from isingmoe._text import about, number, plain, render, report, with_errors
 from isingmoe.errors import ConvergenceError
 from isingmoe.folds import folds_of, ratio_error
@@ -196,9 +196,7 @@ def open_budget(path: str | os.PathLike[str]) -> Budget:
     FileNotFoundError, IsADirectoryError, ValueError
         If the file cannot be read or holds something else.
     """
-    data = read_dataset(path)
-    check_content(
-        data,
+    data = read_content(
         path,
         conventions=CONVENTIONS,
         variables=_VARIABLES,

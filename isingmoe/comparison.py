@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe import _provenance
-from isingmoe._storage import Saved, check_content, read_dataset
+from isingmoe._storage import Saved, read_content
 from isingmoe._text import about, render
 from isingmoe.comparison_parts import PARTS, Subject, checked_parts, measured_parts
 from isingmoe.comparison_tables import tables
@@ -278,9 +278,7 @@ def open_comparison(path: str | os.PathLike[str]) -> Comparison:
     FileNotFoundError, IsADirectoryError, ValueError
         If the file cannot be read or holds something else.
     """
-    data = read_dataset(path)
-    check_content(
-        data,
+    data = read_content(
         path,
         conventions=CONVENTIONS,
         variables=_VARIABLES,

@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from isingmoe._schema import alike, validate_structure
-from isingmoe._storage import Saved, check_content, read_dataset
+from isingmoe._storage import Saved, read_content
 from isingmoe._text import number, plain, render, report, with_errors
 from isingmoe.chains import IsingChain, KineticChain, PottsChain
 from isingmoe.estimators import MaximumLikelihood, Pseudolikelihood
@@ -223,9 +223,7 @@ def open_fit(path: str | os.PathLike[str]) -> Fit:
     FileNotFoundError, IsADirectoryError, ValueError
         If the file cannot be read or holds something else.
     """
-    data = read_dataset(path)
-    check_content(
-        data,
+    data = read_content(
         path,
         conventions=CONVENTIONS,
         variables=_VARIABLES,

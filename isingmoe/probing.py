@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from isingmoe import _provenance
 from isingmoe._schema import alike
 from isingmoe._seeds import seed_sequence
-from isingmoe._storage import Saved, check_content, read_dataset
+from isingmoe._storage import Saved, read_content
 from isingmoe._text import about
 from isingmoe.errors import ShortTraceWarning
 from isingmoe.linear_probes import MAX_ITERATIONS, SPLITS
@@ -225,9 +225,7 @@ def open_probe(path: str | os.PathLike[str]) -> Probe:
     FileNotFoundError, IsADirectoryError, ValueError
         If the file cannot be read or holds something else.
     """
-    data = read_dataset(path)
-    check_content(
-        data,
+    data = read_content(
         path,
         conventions=CONVENTIONS,
         variables=_VARIABLES,

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from isingmoe._storage import check_content, read_dataset, write_dataset
+from isingmoe._storage import read_content, write_dataset
 
 __all__ = [
     "CONVENTIONS",
@@ -40,9 +40,7 @@ def open_subspaces(path: str | os.PathLike[str]) -> xr.Dataset:
     FileNotFoundError, IsADirectoryError, ValueError
         If the file cannot be read or holds something else.
     """
-    data = read_dataset(path)
-    check_content(
-        data,
+    data = read_content(
         path,
         conventions=CONVENTIONS,
         variables=("layer", *_DIMS),
