@@ -114,6 +114,11 @@ class Law:
     spread: float
     end: int
 
+    def field_at(self, position: NDArray[np.integer]) -> Array:
+        """The field at positions (..,) of the text, (.., expert); past the end, the last."""
+        n_blocks = len(self.field)
+        return self.field[np.minimum(position * n_blocks // self.end, n_blocks - 1)]
+
 
 def law_of(fit: Fit, place: int) -> Law:
     """The law of one layer, by its place, of a fit that `check_drawable` has nothing against."""
@@ -163,8 +168,8 @@ def draw_sets(
         chain, first = KineticChain(J=law.coupling, h=field[0], top_k=law.top_k), None
     else:
         n_sites = length if first is None else int(first.max(initial=0)) + length
-        block = np.minimum(np.arange(n_sites) * len(field) // law.end, len(field) - 1)
-        chain = KineticChain(J=law.coupling, h=field[block], top_k=law.top_k, n_sites=n_sites)
+        field = law.field_at(np.arange(n_sites))
+        chain = KineticChain(J=law.coupling, h=field, top_k=law.top_k, n_sites=n_sites)
     return draw(
         chain,
         n_sequences,

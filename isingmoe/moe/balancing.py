@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from isingmoe.moe.routers import Router, Tokens
+from isingmoe.moe.routers import Router, Tokens, check_layer
 
 __all__ = ["LossFreeBias"]
 
@@ -46,11 +46,7 @@ class LossFreeBias(nn.Module, Router):
             self.register_buffer(f"bias_{layer}", torch.zeros(num_experts))
             load = torch.zeros(num_experts, dtype=torch.int64)
             self.register_buffer(f"load_{layer}", load, persistent=False)
-        if len(self.bias(layer)) != num_experts:
-            raise ValueError(
-                f"router: expected {num_experts} experts, as layer {layer} has, got "
-                f"{len(self.bias(layer))}"
-            )
+        check_layer(layer, num_experts, {layer: len(self.bias(layer))})
 
     def bias(self, layer: int) -> Tensor:
         """Biases of a layer (expert,)."""

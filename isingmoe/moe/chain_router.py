@@ -98,8 +98,8 @@ class ChainRouter(Router):
 
     def check(self, layer: int, num_experts: int) -> None:
         """As `Router.check`."""
-        sizes = {law.field.shape[1] for law in self._laws.values()}
-        check_layer(layer, self._laws, num_experts, sizes.pop() if sizes else 0)
+        sizes = {known: law.field.shape[1] for known, law in self._laws.items()}
+        check_layer(layer, num_experts, sizes)
 
     def choose(self, tokens: Tokens) -> Tensor:
         """As `Router.choose`.
@@ -146,7 +146,7 @@ class ChainRouter(Router):
     def _following(self, law: Law, position: Ids, sets: Ids) -> Ids:
         """A set for each position of a call, given those before each, which end with its own."""
         n = position.shape[1]
-        theta = law.field[_blocks(law, position)]
+        theta = law.field_at(position)
         for r, coupling in enumerate(law.coupling, 1):
             start = sets.shape[1] - n - r
             theta = theta + _pull(coupling, sets[:, start : start + n])
@@ -157,7 +157,7 @@ class ChainRouter(Router):
     def _drawn(self, law: Law, position: Ids) -> Ids:
         """Its own sets from the beginning, all positions at once."""
         n_sites = int(position.max()) + 1
-        field = law.field[_blocks(law, np.arange(n_sites))]
+        field = law.field_at(np.arange(n_sites))
         chain = KineticChain(J=law.coupling, h=field, top_k=law.top_k, n_sites=n_sites)
         sets = draw(chain, len(position), n_sites, seed=self._seeds.spawn(1)[0])
         return np.take_along_axis(sets, position[..., None], 1)
@@ -182,11 +182,6 @@ class ChainRouter(Router):
         n_rows, q = theta.shape
         rows = KineticChain(J=np.zeros((1, q, q)), h=theta, top_k=top_k, n_sites=n_rows)
         return draw(rows, 1, n_rows, seed=self._seeds.spawn(1)[0])[0]
-
-
-def _blocks(law: Law, position: Ids) -> Ids:
-    """Block of the field that each position lies in."""
-    return np.minimum(position * len(law.field) // law.end, len(law.field) - 1)
 
 
 def _pull(coupling: Array, sets: Ids) -> Array:

@@ -79,7 +79,7 @@ class HashRouter(Router):
     def check(self, layer: int, num_experts: int) -> None:
         """As `Router.check`."""
         if self._tables:
-            check_layer(layer, self._tables, num_experts, num_experts)
+            check_layer(layer, num_experts, dict.fromkeys(self._tables, num_experts))
             table = self._tables[layer]
             check_sets(f"tables: layer {layer}", table[table[:, 0] >= 0], num_experts)
 

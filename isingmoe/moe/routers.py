@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -148,13 +148,13 @@ class StaticRouter(Router):
         """
         best = {}
         for layer, law in laws_of(fit).items():
-            field = law.field[np.arange(law.end) * len(law.field) // law.end]
+            field = law.field_at(np.arange(law.end))
             best[layer] = np.argsort(-field, axis=1, kind="stable")
         return cls(best, num_experts=int(fit.data.attrs["num_experts"]))
 
     def check(self, layer: int, num_experts: int) -> None:
         """As `Router.check`."""
-        check_layer(layer, self._sets, num_experts, self.num_experts)
+        check_layer(layer, num_experts, dict.fromkeys(self._sets, self.num_experts))
 
     def choose(self, tokens: Tokens) -> Tensor:
         """As `Router.choose`."""
@@ -197,16 +197,16 @@ def laws_of(fit: Fit) -> dict[int, Law]:
     return {layer: law_of(fit, place) for place, layer in enumerate(layers)}
 
 
-def check_layer(layer: int, known: Mapping[int, Any], num_experts: int, expected: int) -> None:
-    """Raise a ValueError where a router is not for a layer."""
+def check_layer(layer: int, num_experts: int, known: Mapping[int, int]) -> None:
+    """Raise a ValueError where a router, which knows layers by their experts, is for others."""
     if layer not in known:
         raise ValueError(
             f"router: expected layer {layer} of the model among its own, got {sorted(known)}; "
             "name others with layers="
         )
-    if num_experts != expected:
+    if num_experts != known[layer]:
         raise ValueError(
-            f"router: expected {num_experts} experts, as layer {layer} has, got {expected}"
+            f"router: expected {num_experts} experts, as layer {layer} has, got {known[layer]}"
         )
 
 
