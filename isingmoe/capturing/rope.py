@@ -18,7 +18,7 @@ from isingmoe import _provenance
 from isingmoe._text import about
 from isingmoe.capturing.describing import model_name
 from isingmoe.capturing.preparing import loaded, with_tokenizer
-from isingmoe.capturing.sites import Site, find_sites
+from isingmoe.capturing.sites import Site, around, find_sites
 from isingmoe.subspaces import CONVENTIONS
 
 __all__ = ["rope_subspaces"]
@@ -122,12 +122,13 @@ def rope_subspaces(
     prepared, _ = with_tokenizer(model, None, False, loading)
     found = loaded(prepared, loading)
     sites = _chosen(found, layer)
-    layers = [_layer(found, site) for site in sites]
+    modules, name = dict(found.named_modules()), model_name(found)
+    layers = [_layer(modules, site, f"{name}: layer {site.layer}") for site in sites]
     inverse = layers[0].inverse
     for site, one in zip(sites, layers, strict=True):
         if one.inverse.shape != inverse.shape or not np.allclose(one.inverse, inverse):
             raise ValueError(
-                f"{model_name(found)}: layer {site.layer}: expected the frequencies of layer "
+                f"{name}: layer {site.layer}: expected the frequencies of layer "
                 f"{sites[0].layer}, got others; choose layers that agree, with layer="
             )
     n_frequencies, _, n_features = layers[0].rows.shape
@@ -159,10 +160,8 @@ def rope_subspaces(
         },
         attrs={
             "conventions": CONVENTIONS,
-            "model": model_name(found),
-            "provenance": _provenance.record(
-                "rope_subspaces", {**arguments, "model": model_name(found)}
-            ),
+            "model": name,
+            "provenance": _provenance.record("rope_subspaces", {**arguments, "model": name}),
         },
     )
 
@@ -193,10 +192,9 @@ def _span(rows: Array) -> tuple[Array, Array]:
     return values[kept], directions[kept]
 
 
-def _layer(model: nn.Module, site: Site) -> _Layer:
+def _layer(modules: dict[str, nn.Module], site: Site, where: str) -> _Layer:
     """The rows of the queries and keys of a layer, acting on the input of its router."""
-    where = f"{model_name(model)}: layer {site.layer}"
-    block, attention = _attention(model, site, where)
+    block, attention = _attention(modules, site, where)
     named = {name: norm for name, norm in block.named_children() if "norm" in name}
     norms = []
     for names in (_BEFORE_ATTENTION, _BEFORE_ROUTER):
@@ -210,7 +208,7 @@ def _layer(model: nn.Module, site: Site) -> _Layer:
                 f"{', '.join(named) or 'none'}; what the router is given is not known"
             )
         norms.append(norm)
-    rotary = _rotary(model, site, attention)
+    rotary = _rotary(modules, site, attention)
     if rotary is None:
         raise ValueError(
             f"{where}: expected rotary position encoding (rotary_emb with inv_freq), got none; "
@@ -241,13 +239,9 @@ def _layer(model: nn.Module, site: Site) -> _Layer:
     return _Layer(np.concatenate(rows, axis=1), inverse)
 
 
-def _attention(model: nn.Module, site: Site, where: str) -> tuple[Any, Any]:
+def _attention(modules: dict[str, nn.Module], site: Site, where: str) -> tuple[Any, Any]:
     """The layer that a site is in, and its attention."""
-    modules = dict(model.named_modules())
-    label = site.label
-    while label:
-        label = label.rpartition(".")[0]
-        block = modules[label]
+    for label, block in around(modules, site.label):
         for child in block.children():
             if all(isinstance(getattr(child, n, None), nn.Module) for n in ("q_proj", "k_proj")):
                 return block, child
@@ -260,14 +254,9 @@ def _attention(model: nn.Module, site: Site, where: str) -> tuple[Any, Any]:
     )
 
 
-def _rotary(model: nn.Module, site: Site, attention: Any) -> Any:
+def _rotary(modules: dict[str, nn.Module], site: Site, attention: Any) -> Any:
     """What turns queries and keys: of the attention, or the nearest that its owners have."""
-    modules = dict(model.named_modules())
-    owners, label = [attention], site.label
-    while label:
-        label = label.rpartition(".")[0]
-        owners.append(modules[label])
-    for owner in owners:
+    for owner in (attention, *(module for _, module in around(modules, site.label))):
         rotary = getattr(owner, "rotary_emb", None)
         if isinstance(getattr(rotary, "inv_freq", None), Tensor):
             return rotary

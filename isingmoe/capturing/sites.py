@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from isingmoe.capturing.adapters import adapter_of
 
-__all__ = ["Site", "find_sites", "id_parameter", "logit_meaning", "parameters", "weight_parameter"]
+__all__ = [
+    "Site",
+    "around",
+    "find_sites",
+    "id_parameter",
+    "logit_meaning",
+    "parameters",
+    "weight_parameter",
+]
 
 _IDS = ("top_k_index", "router_indices", "selected_experts", "router_mask")
 _WEIGHTS = ("top_k_weights", "routing_weights", "router_probs")
@@ -129,6 +137,13 @@ def logit_meaning(model: nn.Module, router_logit: Tensor | None = None) -> str:
             if getattr(router, name, None):
                 return meaning
     return "raw logits"
+
+
+def around(modules: Mapping[str, nn.Module], label: str) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that a module is in, by their names, from the innermost to the model."""
+    while label:
+        label = label.rpartition(".")[0]
+        yield label, modules[label]
 
 
 def parameters(module: nn.Module) -> tuple[str, ...]:

@@ -13,7 +13,14 @@ import xarray as xr
 from torch import Tensor, nn
 
 from isingmoe.capturing.adapters import adapter_of, router_logits
-from isingmoe.capturing.sites import Site, find_sites, id_parameter, parameters, weight_parameter
+from isingmoe.capturing.sites import (
+    Site,
+    around,
+    find_sites,
+    id_parameter,
+    parameters,
+    weight_parameter,
+)
 from isingmoe.moe.gating import GateLaw
 from isingmoe.moe.routers import Router, Tokens
 
@@ -178,9 +185,7 @@ _ONE_HOT = ("SwitchTransformersExperts",)
 
 def _owner(modules: dict[str, nn.Module], label: str) -> nn.Module:
     """The innermost module around a site that is given the tokens."""
-    parts = label.split(".")
-    for n in range(len(parts) - 1, -1, -1):
-        module = modules[".".join(parts[:n])]
+    for _, module in around(modules, label):
         if {"input_ids", "inputs_embeds"} & set(parameters(module)):
             return module
     raise ValueError(f"{label}: expected a module around it that takes input_ids, got none")
@@ -240,16 +245,17 @@ class _Told:
         self.token_id = ids
 
 
-@dataclass(eq=False)
 class _Place:
     """One site with a router of ours."""
 
-    site: Site
-    router: Router
-    told: _Told
-    fixed: Tensor | None
-    law: GateLaw | None = None
-    logit: Tensor | None = None
+    def __init__(self, site: Site, router: Router, told: _Told, fixed: Tensor | None) -> None:
+        self.site, self.router, self.told, self.fixed = site, router, told, fixed
+        module = site.module
+        self.names = parameters(module)
+        self.ids, self.weights = id_parameter(module), weight_parameter(module)
+        self.is_one_hot = type(module).__name__ in _ONE_HOT
+        self.law: GateLaw | None = None
+        self.logit: Tensor | None = None
 
     def hooked(self) -> Iterator[Any]:
         """Set the hooks."""
@@ -264,21 +270,21 @@ class _Place:
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Before the experts: other ids, other weights."""
-        names, ids, weights = parameters(module), id_parameter(module), weight_parameter(module)
-        given = dict(zip(names, args, strict=False)) | kwargs
-        own_index, own_weight = given[ids], given.get(weights)
-        is_one_hot = type(module).__name__ in _ONE_HOT
+        given = dict(zip(self.names, args, strict=False)) | kwargs
+        own_index, own_weight = given[self.ids], given.get(self.weights)
         flat = own_index.reshape(-1, own_index.shape[-1])
-        own = _marked(flat) if is_one_hot else flat
+        own = _marked(flat) if self.is_one_hot else flat
         gate = None if own_weight is None else _Gate(self, own, own_weight.reshape(own.shape))
         index = self.router.choose(self.tokens(own, gate)).reshape(own.shape).to(own.device)
-        if weights is not None and own_weight is not None and gate is not None:
+        if gate is not None:
             weight = gate.weight(index) if self.fixed is None else self.fixed.to(own.device)[index]
-            given[weights] = weight.to(own_weight.dtype).reshape(own_weight.shape)
-        if is_one_hot:
+            shape = given[self.weights].shape
+            given[self.weights] = weight.to(gate.given.dtype).reshape(shape)
+        if self.is_one_hot:
             index = nn.functional.one_hot(index[:, 0], own_index.shape[-1])
-        given[ids] = index.to(own_index.dtype).reshape(own_index.shape)
-        return tuple(given[name] for name in names[: len(args)]), {k: given[k] for k in kwargs}
+        given[self.ids] = index.to(own_index.dtype).reshape(own_index.shape)
+        named = self.names[: len(args)]
+        return tuple(given[name] for name in named), {name: given[name] for name in kwargs}
 
     def tokens(self, own: Tensor, gate: _Gate | None) -> Tokens:
         """What the router is told."""
