@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
 from isingmoe._kernels import blocks
+from isingmoe._numbers import check_integer
 from isingmoe._schema import alike
 from isingmoe._seeds import Seed, generators, seed_sequence
 from isingmoe._text import about
@@ -143,10 +144,7 @@ def mem(
     >>> im.mem(im.example_traces()).mem_state.values.tolist()
     ['imbalanced', 'imbalanced', 'imbalanced', 'imbalanced']
     """
-    if not isinstance(n_simulations, int | np.integer) or isinstance(n_simulations, bool):
-        raise TypeError(f"n_simulations: expected an integer, got {n_simulations!r}")
-    if n_simulations < 1:
-        raise ValueError(f"n_simulations: expected at least 1, got {n_simulations}")
+    check_integer("n_simulations", n_simulations, 1)
     traces = alike(traces)
     part = partition_of(traces, n_blocks)
     balance = load_balance(traces)

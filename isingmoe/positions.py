@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from isingmoe._numbers import check_integer
 
 __all__ = ["Blocks", "Cosines", "Shape"]
 
@@ -34,7 +35,7 @@ class Blocks:
     n: int
 
     def __post_init__(self) -> None:
-        _at_least("n", self.n, 1)
+        check_integer("n", self.n, 1)
 
     @property
     def n_blocks(self) -> int:
@@ -65,7 +66,7 @@ class Cosines:
     n: int = 4
 
     def __post_init__(self) -> None:
-        _at_least("n", self.n, 0)
+        check_integer("n", self.n, 0)
         if self.n >= _GRID:
             raise ValueError(f"n: expected less than {_GRID} cosines, got {self.n}")
 
@@ -83,10 +84,3 @@ class Cosines:
 
 
 Shape = Blocks | Cosines
-
-
-def _at_least(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name}: expected at least {least}, got {value}")

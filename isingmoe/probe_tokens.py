@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from isingmoe._numbers import check_integer
 from isingmoe.traces import trace_name
 
 __all__ = [
@@ -86,10 +87,7 @@ def targets_of(names: Sequence[str], block_length: int | Sequence[int]) -> list[
     """
     lengths = [block_length] if isinstance(block_length, int | np.integer) else [*block_length]
     for length in lengths:
-        if not isinstance(length, int | np.integer) or isinstance(length, bool):
-            raise TypeError(f"block_length: expected an integer, got {length!r}")
-        if length < 1:
-            raise ValueError(f"block_length: expected at least 1, got {length}")
+        check_integer("block_length", length, 1)
     found = []
     for name in names:
         if name not in ("parity", "block"):

@@ -13,6 +13,7 @@ import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from isingmoe import _provenance
+from isingmoe._numbers import check_integer
 from isingmoe._schema import alike
 from isingmoe._seeds import seed_sequence
 from isingmoe._storage import Saved, read_content
@@ -163,7 +164,9 @@ def probe(
     ('layer', 'input', 'target', 'split')
     """
     traces = alike(traces)
-    _check_numbers(n_folds=(n_folds, 2), n_shuffles=(n_shuffles, 0), max_tokens=(max_tokens, 1))
+    check_integer("n_folds", n_folds, 2)
+    check_integer("n_shuffles", n_shuffles, 0)
+    check_integer("max_tokens", max_tokens, 1)
     if n_shuffles == 1:
         raise ValueError("n_shuffles: expected 0, or at least 2 for an interval, got 1")
     asked = targets_of(targets, block_length)
@@ -233,14 +236,6 @@ def open_probe(path: str | os.PathLike[str]) -> Probe:
         remedy="make one with `isingmoe probe`",
     )
     return Probe(data)
-
-
-def _check_numbers(**numbers: tuple[Any, int]) -> None:
-    for name, (value, least) in numbers.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool):
-            raise TypeError(f"{name}: expected an integer, got {value!r}")
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
 def _splits(

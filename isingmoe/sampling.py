@@ -13,6 +13,7 @@ import xarray as xr
 
 from isingmoe import _provenance
 from isingmoe._kernels.multispin import unpacked
+from isingmoe._numbers import check_integer
 from isingmoe._seeds import Seed, generators
 from isingmoe._text import about
 from isingmoe.algorithms._sampler import Algorithm, Sampler
@@ -158,10 +159,7 @@ def simulate(
         ("n_threads", 1 if n_threads is None else n_threads, 1),
         ("max_distance", -1 if max_distance is None else max_distance, -1),
     ):
-        if not isinstance(value, int | np.integer) or isinstance(value, bool):
-            raise TypeError(f"{name}: expected an integer, got {value!r}")
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
+        check_integer(name, value, least)
     measurement = Measurement(chain, _n_distances(chain, max_distance))
     many = getattr(algorithm, "prepare_many", algorithm.prepare)
     sampler = many(chain) if n_replicas >= _LANES else algorithm.prepare(chain)
