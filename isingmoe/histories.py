@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from isingmoe.traces import trace_name
+from isingmoe.traces import check_ids, trace_name
 
 __all__ = [
     "Grouping",
@@ -229,11 +229,7 @@ def histories(
     index = traces["expert_index"].values[place]
     length = traces["length"].values
     layer = int(traces["layer"].values[place])
-    if index.size and (index.max() >= n_experts or index.min() < -1):
-        raise ValueError(
-            f"{trace_name(traces)}: expert_index: expected ids of -1 to {n_experts - 1}, got "
-            f"others in layer {layer}; isingmoe.validate names the first"
-        )
+    check_ids(traces, place, index)
     known = (index >= 0).all(2) & (np.arange(index.shape[1]) < length[:, None])
     sides = {-1: True, 1: both_sides}
     if reverse:

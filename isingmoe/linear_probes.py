@@ -13,6 +13,7 @@ from scipy.stats import t as student
 from isingmoe.folds import ratio_error
 
 __all__ = [
+    "MAX_ITERATIONS",
     "SPLITS",
     "Interval",
     "Scored",

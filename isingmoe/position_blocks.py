@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from isingmoe._kernels import blocks
 from isingmoe._schema import validate_structure
 from isingmoe._text import about
-from isingmoe.traces import trace_name
+from isingmoe.traces import check_ids, trace_name
 
 __all__ = ["LayerBlocks", "Partition", "coordinates", "layer_blocks", "partition_of"]
 
@@ -48,11 +48,7 @@ class Partition(NamedTuple):
         """
         n_experts = int(traces.attrs["num_experts"])
         index = np.ascontiguousarray(traces["expert_index"].values[place])
-        if index.size and (index.max() >= n_experts or index.min() < -1):
-            raise ValueError(
-                f"{trace_name(traces)}: expert_index: expected ids of -1 to {n_experts - 1}, got "
-                f"others in layer {int(traces['layer'][place])}; isingmoe.validate names the first"
-            )
+        check_ids(traces, place, index)
         sizes = self.block_length, len(self.start), n_experts
         return index, self.length, self.first, *sizes
 

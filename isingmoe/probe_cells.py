@@ -121,6 +121,7 @@ class _Work:
     def __init__(self, question: Question, tokens: Tokens) -> None:
         self.question, self.tokens = question, tokens
         self.labels = question.target.labels(tokens.position)
+        self.least_p = few_arrangements(question.target, self.labels, tokens)
         self.fold_seed = int(seed_sequence(question.seed).generate_state(1)[0])
         self.count: Counter[str] = Counter()
 
@@ -147,7 +148,6 @@ class _Work:
         (plain, _), (moved, p) = (
             prediction_interval(each, found.value, least_spread) for each in draws
         )
-        least = few_arrangements(self.question.target, self.labels, self.tokens)
         return {
             "accuracy": found.value,
             "accuracy_error": found.error,
@@ -157,7 +157,7 @@ class _Work:
             "control_accuracy": [plain.value, moved.value],
             "control_low": [plain.low, moved.low],
             "control_high": [plain.high, moved.high],
-            "p_value": p if np.isnan(p) else max(p, least),
+            "p_value": p if np.isnan(p) else max(p, self.least_p),
         }
 
     def bands(self, states: Array, split: str, basis: Array) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from isingmoe.hidden_states import hidden_folder, hidden_offsets, open_hidden
 from isingmoe.probe_tokens import Tokens
-from isingmoe.traces import trace_name
+from isingmoe.traces import check_ids, trace_name
 
 __all__ = ["INPUTS", "Inputs"]
 
@@ -164,11 +164,7 @@ class Inputs:
     def _occupancy(self, place: int, tokens: Tokens) -> Array:
         index = self._traces["expert_index"].values[place][tokens.sequence, tokens.place]
         n_experts = int(self._traces.attrs["num_experts"])
-        if index.size and (index.max() >= n_experts or index.min() < -1):
-            raise ValueError(
-                f"{self.source}: expert_index: expected ids of -1 to {n_experts - 1}, got others; "
-                "isingmoe.validate names the first"
-            )
+        check_ids(self._traces, place, index)
         on = np.zeros((len(index), n_experts + 1), np.float32)
         # The column past the last expert takes the missing ranks.
         rows: Any = np.arange(len(index))[:, None]

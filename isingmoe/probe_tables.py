@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -43,57 +45,53 @@ def table(data: xr.Dataset) -> str:
 
 
 def _columns(data: xr.Dataset) -> dict[str, list[Any]]:
-    names = ("layer", "target", "classes", "input", "split", "accuracy", "majority")
-    rows: list[list[Any]] = []
-    for layer in data["layer"].values.tolist():
-        for target in data["target"].values.tolist():
-            for source in data["input"].values.tolist():
-                for split in data["split"].values.tolist():
-                    of_target = data.sel(layer=layer, target=target)
-                    one = of_target.sel(input=source, split=split)
-                    rows.append(
-                        [
-                            layer,
-                            target,
-                            int(of_target["n_classes"]),
-                            source.replace("_", " "),
-                            split,
-                            _with_interval(one, "accuracy"),
-                            number(float(one["majority"])),
-                            *(
-                                _with_interval(one.sel(control=c), "control")
-                                for c in ("shuffled", "shifted")
-                            ),
-                            p_text(float(one["p_value"])),
-                        ]
-                    )
-    every = (*names, "shuffled", "shifted", "p")
-    return {name: [row[place] for row in rows] for place, name in enumerate(every)}
+    return _rows(
+        {
+            "layer": layer,
+            "target": target,
+            "classes": int(one["n_classes"]),
+            "input": source.replace("_", " "),
+            "split": split,
+            "accuracy": _with_interval(one, "accuracy"),
+            "majority": number(float(one["majority"])),
+            "shuffled": _with_interval(one.sel(control="shuffled"), "control"),
+            "shifted": _with_interval(one.sel(control="shifted"), "control"),
+            "p": p_text(float(one["p_value"])),
+        }
+        for (layer, target, source, split), one in _each(data, "layer", "target", "input", "split")
+    )
 
 
 def _band_columns(data: xr.Dataset) -> dict[str, list[Any]]:
     """The best band of each layer, target and split."""
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("layer", "target", "split", "best at", "accuracy", "random")
-    }
-    for layer in data["layer"].values.tolist():
-        for target in data["target"].values.tolist():
-            for split in data["split"].values.tolist():
-                one = data.sel(layer=layer, target=target, split=split)
-                best = int(np.argmax(one["band_accuracy"].values))
-                told = number(float(one["band_accuracy"][best]))
-                error = float(one["band_accuracy_error"][best])
-                row = (
-                    layer,
-                    target,
-                    split,
-                    f"{float(data['wavelength'][best]):.4g}",
-                    told if np.isnan(error) else f"{told} ± {number(error)}",
-                    _with_interval(one, "random"),
-                )
-                for name, value in zip(columns, row, strict=True):
-                    columns[name].append(value)
-    return columns
+    rows = []
+    for (layer, target, split), one in _each(data, "layer", "target", "split"):
+        best = int(np.argmax(one["band_accuracy"].values))
+        told = number(float(one["band_accuracy"][best]))
+        error = float(one["band_accuracy_error"][best])
+        rows.append(
+            {
+                "layer": layer,
+                "target": target,
+                "split": split,
+                "best at": f"{float(data['wavelength'][best]):.4g}",
+                "accuracy": told if np.isnan(error) else f"{told} ± {number(error)}",
+                "random": _with_interval(one, "random"),
+            }
+        )
+    return _rows(rows)
+
+
+def _each(data: xr.Dataset, *dims: str) -> Iterator[tuple[tuple[Any, ...], xr.Dataset]]:
+    """The labels along some dims, the last fastest, and what is there."""
+    for labels in itertools.product(*(data[dim].values.tolist() for dim in dims)):
+        yield labels, data.sel(dict(zip(dims, labels, strict=True)))
+
+
+def _rows(rows: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Rows of a table as its columns."""
+    every = list(rows)
+    return {name: [row[name] for row in every] for name in every[0]}
 
 
 def _with_interval(one: xr.Dataset, name: str) -> str:

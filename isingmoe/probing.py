@@ -27,9 +27,11 @@ from isingmoe.probe_tokens import Target, Tokens, chosen_tokens, targets_of, wel
 from isingmoe.subspaces import basis_of, checked_subspaces
 from isingmoe.traces import trace_name
 
-__all__ = ["Probe", "open_probe", "probe"]
+__all__ = ["DIMS", "Probe", "open_probe", "probe"]
 
 CONVENTIONS = "isingmoe-probe-1"
+# In the order that variables have them.
+DIMS = ("layer", "input", "target", "split", "control", "band")
 _VARIABLES = ("layer", "input", "target", "split", "control", "accuracy", "p_value")
 
 Track = Callable[[Iterable[int]], Iterable[int]]
@@ -347,10 +349,7 @@ def _variables(cells: list[Cell], n_targets: int) -> dict[str, Any]:
         values = np.array([cell.values[name] for cell in cells])
         values = values.reshape(-1, n_targets, *values.shape[1:])
         named = ("layer", "target", *dims)
-        order = tuple(dim for dim in _ORDER if dim in named)
+        order = tuple(dim for dim in DIMS if dim in named)
         axes = [named.index(dim) for dim in order]
         variables[name] = (order, values.transpose(axes), about(text, units))
     return variables
-
-
-_ORDER = ("layer", "input", "target", "split", "control", "band")

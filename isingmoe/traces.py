@@ -19,6 +19,7 @@ from isingmoe._text import about
 
 __all__ = [
     "Track",
+    "check_ids",
     "each_layer",
     "example_traces",
     "expert_set",
@@ -266,6 +267,16 @@ def expert_set(traces: xr.Dataset) -> xr.DataArray:
     """
     index = traces["expert_index"]
     return index.copy(data=np.sort(index.values, axis=-1))
+
+
+def check_ids(traces: xr.Dataset, place: int, index: NDArray[np.integer]) -> None:
+    """Raise a ValueError where ids of a layer, by its place, are none of its experts."""
+    n_experts = int(traces.attrs["num_experts"])
+    if index.size and (index.max() >= n_experts or index.min() < -1):
+        raise ValueError(
+            f"{trace_name(traces)}: expert_index: expected ids of -1 to {n_experts - 1}, got "
+            f"others in layer {int(traces['layer'][place])}; isingmoe.validate names the first"
+        )
 
 
 def pack_layer(

@@ -27,8 +27,6 @@ from isingmoe.cli._options import (
 if TYPE_CHECKING:
     import xarray as xr
 
-_DIMS = ("layer", "input", "target", "split", "control", "band")
-
 
 def probe(
     traces: TraceFile,
@@ -99,6 +97,7 @@ def probe(
     Example: isingmoe probe traces.nc --block-length 128 --figure probe.png
     """
     from isingmoe._text import track
+    from isingmoe.probing import DIMS
     from isingmoe.traces import select_layers
 
     target = check_target(output or beside(traces, "probe"), overwrite, traces)
@@ -126,7 +125,7 @@ def probe(
     result.save(target, overwrite=overwrite)
     draw(lambda: im.plot_probe(result), figure, overwrite)
     if json:
-        emit_json(result.data, _DIMS, probe=str(target))
+        emit_json(result.data, DIMS, probe=str(target))
         return
     emit_text(result)
     shown = f" and {figure}" if figure is not None else ""
