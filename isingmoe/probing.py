@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from isingmoe.probe_inputs import Inputs
 from isingmoe.probe_tables import table
 from isingmoe.probe_tokens import Target, Tokens, chosen_tokens, targets_of, well_held
 from isingmoe.subspaces import basis_of, checked_subspaces
-from isingmoe.traces import trace_name
+from isingmoe.traces import Track, trace_name
 
 __all__ = ["DIMS", "Probe", "open_probe", "probe"]
 
@@ -33,8 +33,6 @@ CONVENTIONS = "isingmoe-probe-1"
 # In the order that variables have them.
 DIMS = ("layer", "input", "target", "split", "control", "band")
 _VARIABLES = ("layer", "input", "target", "split", "control", "accuracy", "p_value")
-
-Track = Callable[[Iterable[int]], Iterable[int]]
 
 
 @dataclass(frozen=True)
