@@ -30,7 +30,7 @@ from transformers import OlmoeForCausalLM
 import isingmoe as im
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "simulations"))
-from small_models import corpus
+from trained_models import corpus
 
 RESULTS = Path(__file__).parent / "results"
 

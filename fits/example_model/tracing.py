@@ -11,7 +11,7 @@ from torch import nn
 import isingmoe as im
 
 if TYPE_CHECKING:
-    from small_models.corpus import Windows
+    from trained_models.corpus import Windows
 
 GATE_WEIGHT_BITS = 8
 

@@ -1,1 +1,0 @@
-"""What studies share that train models: the text."""

@@ -1,0 +1,31 @@
+"""Means over trainings, with intervals."""
+
+from __future__ import annotations
+
+import xarray as xr
+from scipy.stats import t
+
+__all__ = ["interval", "told"]
+
+
+def interval(values: xr.DataArray, level: float = 0.95) -> tuple[xr.DataArray, xr.DataArray]:
+    """Mean over seeds, and half the width of its interval by Student's t.
+
+    Parameters
+    ----------
+    values : DataArray (seed, ..)
+    level : float
+
+    Returns
+    -------
+    mean, half : DataArray (..)
+    """
+    n = values.sizes["seed"]
+    quantile = t.ppf(0.5 + level / 2, n - 1) if n > 1 else float("nan")
+    return values.mean("seed"), values.std("seed", ddof=1) / n**0.5 * quantile
+
+
+def told(values: xr.DataArray, digits: int = 2) -> str:
+    """`mean ± half` of values (seed,)."""
+    mean, half = (float(one) for one in interval(values))
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"

@@ -1,0 +1,127 @@
+"""What is measured on every model: perplexity, load, couplings."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import isingmoe as im
+
+__all__ = [
+    "capture",
+    "couplings",
+    "follow",
+    "is_silent",
+    "measure",
+    "quietly_fitted",
+    "scores",
+]
+
+
+def is_silent() -> bool:
+    """Whether nobody looks at a progress bar."""
+    return not sys.stderr.isatty()
+
+
+@torch.no_grad()
+def scores(model: nn.Module, windows: np.ndarray, batch_size: int = 16) -> np.ndarray:
+    """Cross-entropy in nats of each window, (window,), its first token given."""
+    parts = []
+    for start in range(0, len(windows), batch_size):
+        token_id = torch.from_numpy(windows[start : start + batch_size].astype(np.int64))
+        token_id = token_id.to(next(model.parameters()).device)
+        logits = model(input_ids=token_id).logits[:, :-1]
+        loss = cross_entropy(logits.transpose(1, 2).float(), token_id[:, 1:], reduction="none")
+        parts.append(loss.mean(1).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def capture(model: nn.Module, windows: np.ndarray, output: Path | None = None) -> xr.Dataset:
+    """Traces of windows (window, position), of what the experts received."""
+    record = ("gate_weight",) if output is None else ("gate_weight", "router_logit", "hidden_state")
+    return im.capture(
+        model,
+        windows,
+        max_tokens=windows.shape[1],
+        output=output,
+        overwrite=True,
+        record=record,
+        progress=False,
+    )
+
+
+def couplings(traces: xr.Dataset, reach: int = 1) -> im.Fit:
+    """Kinetic chains, with a random field for each text, so that topics are no couplings."""
+    return quietly_fitted(traces, field="expert+sequence", reach=reach)
+
+
+def quietly_fitted(traces: xr.Dataset, **settings: Any) -> im.Fit:
+    """Kinetic chains without errors, which the seeds give.
+
+    That experts are never chosen, or that texts are few, is what some models are like.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", im.DegenerateTraceWarning)
+        warnings.simplefilter("ignore", im.ShortTraceWarning)
+        return im.fit(traces, chain="kinetic", uncertainty="none", **settings)
+
+
+def follow(model: nn.Module, windows: np.ndarray) -> xr.Dataset:
+    """Cross-entropy, and load and coupling of each layer, on a few windows."""
+    traces = capture(model, windows)
+    loss = scores(model, windows)
+    return _routing(traces).assign(
+        loss=((), loss.mean(), {"long_name": "held-out cross-entropy", "units": "nat per token"})
+    )
+
+
+def measure(model: nn.Module, windows: np.ndarray) -> xr.Dataset:
+    """The same on all windows, with the loss of each."""
+    loss = scores(model, windows)
+    return _routing(capture(model, windows)).assign(
+        loss=("window", loss, {"long_name": "held-out cross-entropy", "units": "nat per token"})
+    )
+
+
+def _routing(traces: xr.Dataset) -> xr.Dataset:
+    load = im.load_balance(traces)["load"]
+    n_experts = int(traces.attrs["num_experts"])
+    entropy = -(load * np.log(load.where(load > 0, 1))).sum("expert") / np.log(n_experts)
+    # Where every token has the same set, there is nothing to couple.
+    sets = np.sort(traces["expert_index"].values, -1)
+    varies = [bool((one != one[0, 0]).any()) for one in sets]
+    names = ["self_coupling", "bits_load", "bits_per_token"]
+    if any(varies):
+        fit = couplings(traces.isel(layer=np.flatnonzero(varies))).data[names]
+        fit = fit.reindex(layer=traces["layer"].values)
+    else:
+        nothing = ("layer", np.full(len(varies), np.nan))
+        fit = xr.Dataset(dict.fromkeys(names, nothing), {"layer": traces["layer"].values})
+    overlap = im.neighbour_overlap(traces, n_shuffles=2).isel(distance=0, drop=True)
+    return xr.Dataset(
+        {
+            "load_entropy": entropy.assign_attrs(
+                long_name="entropy of the load over that of equal load", units="1"
+            ),
+            "largest_load": (load.max("expert") * n_experts).assign_attrs(
+                long_name="load of the busiest expert over equal load", units="1"
+            ),
+            "n_unused": (load < 0.01 / n_experts)
+            .sum("expert")
+            .assign_attrs(long_name="experts with less than a hundredth of equal load", units="1"),
+            "self_coupling": fit["self_coupling"],
+            "gain_bits": (fit["bits_load"] - fit["bits_per_token"]).assign_attrs(
+                long_name="what the chain knows beyond the load", units="bit per token"
+            ),
+            "overlap": overlap["overlap"],
+        },
+        {"layer": traces["layer"]},
+    )
