@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import made_findings
 import matplotlib as mpl
@@ -80,6 +81,19 @@ def test_nothing_sticks_out_of_a_figure(found, kind):
     assert inside.y0 >= -0.02
     assert inside.x1 <= width + 0.02
     assert inside.y1 <= height + 0.02
+
+
+def test_maps_of_rates_have_room_beside_each_other(found):
+    """Whether experts drift or not: what marks them must not stretch to the figure's corner."""
+    drift = found.parts["activation"]
+    still = drift.assign(uniformity_q_value=drift["uniformity_q_value"] * 0 + 1)
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for ax, one in zip(axes, (still, drift, still), strict=True):
+        im.plot_rates(one, 3, ax=ax)
+    figure.savefig(io.BytesIO())
+    boxes = [ax.get_tightbbox() for ax in axes]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_layers_take_four_axes(found):

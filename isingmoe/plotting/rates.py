@@ -68,15 +68,17 @@ def plot_rates(activation: xr.Dataset, layer: int | None = None, *, ax: Axes | N
     bar.set_ticks([-1, -0.5, 0, 0.5, 1], labels=["0", "½", "1", "1½", "2"])
     bar.set_label("rate over the expert's mean", fontsize=9)
     moving = np.flatnonzero(row["uniformity_q_value"].values <= _LEVEL)
-    ax.plot(
-        np.full(len(moving), 1.018),
-        moving,
-        "o",
-        ms=2.6,
-        color="black",
-        transform=ax.get_yaxis_transform(),
-        clip_on=False,
-    )
+    # An empty line would lie in the corner of the figure, and take the room of its axes.
+    if moving.size:
+        ax.plot(
+            np.full(len(moving), 1.018),
+            moving,
+            "o",
+            ms=2.6,
+            color="black",
+            transform=ax.get_yaxis_transform(),
+            clip_on=False,
+        )
     places = np.arange(n)[:: -(-n // _MOST_NAMES)]
     names = row["expert"].values
     ax.set_yticks(places, [str(names[place]) for place in places], fontsize=6.5)
