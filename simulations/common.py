@@ -39,10 +39,10 @@ class Study:
         """Write a figure as PNG."""
         figure.savefig(self.output / name, dpi=120)
 
-    def conclude(self, summary: dict[str, Any]) -> None:
+    def conclude(self, summary: dict[str, Any], name: str = "summary.json") -> None:
         """Write the numbers of the README, and print them."""
         text = json.dumps(summary, indent=2)
-        (self.output / "summary.json").write_text(text + "\n", "utf-8")
+        (self.output / name).write_text(text + "\n", "utf-8")
         print(text)
         print(f"\nresults in {self.output}")
 

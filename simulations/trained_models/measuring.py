@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 import isingmoe as im
 
 __all__ = [
+    "EVERYTHING",
     "capture",
     "couplings",
     "follow",
@@ -24,6 +25,10 @@ __all__ = [
     "quietly_fitted",
     "scores",
 ]
+
+
+# What a capture into a file records.
+EVERYTHING = ("gate_weight", "router_logit", "hidden_state")
 
 
 def is_silent() -> bool:
@@ -46,14 +51,13 @@ def scores(model: nn.Module, windows: np.ndarray, batch_size: int = 16) -> np.nd
 
 def capture(model: nn.Module, windows: np.ndarray, output: Path | None = None) -> xr.Dataset:
     """Traces of windows (window, position), of what the experts received."""
-    record = ("gate_weight",) if output is None else ("gate_weight", "router_logit", "hidden_state")
     return im.capture(
         model,
         windows,
         max_tokens=windows.shape[1],
         output=output,
         overwrite=True,
-        record=record,
+        record=("gate_weight",) if output is None else EVERYTHING,
         progress=False,
     )
 
@@ -95,8 +99,8 @@ def _routing(traces: xr.Dataset) -> xr.Dataset:
     load = im.load_balance(traces)["load"]
     n_experts = int(traces.attrs["num_experts"])
     entropy = -(load * np.log(load.where(load > 0, 1))).sum("expert") / np.log(n_experts)
-    # Where every token has the same set, there is nothing to couple.
-    sets = np.sort(traces["expert_index"].values, -1)
+    # Where all tokens that have one before them have the same set, there is nothing to couple.
+    sets = np.sort(traces["expert_index"].values[:, :, 1:], -1)
     varies = [bool((one != one[0, 0]).any()) for one in sets]
     names = ["self_coupling", "bits_load", "bits_per_token"]
     if any(varies):
