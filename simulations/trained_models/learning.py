@@ -54,7 +54,7 @@ def train(recipe: Recipe, store: Store, seed: int) -> tuple[PreTrainedModel, xr.
     model = recipe.build(size) if start is None else start()
     callbacks = recipe.prepare(model, store, seed)
     steps = recipe.steps(size)
-    watch = _Watch(model, size, text, steps)
+    watch = _Watch(model, recipe, size, text, steps)
     arguments = TrainingArguments(
         output_dir=tempfile.gettempdir(),
         max_steps=steps,
@@ -74,7 +74,7 @@ def train(recipe: Recipe, store: Store, seed: int) -> tuple[PreTrainedModel, xr.
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=_examples(text.training),
+        train_dataset=recipe.examples(text.training),
         callbacks=[*callbacks, watch],
     )
     trainer.remove_callback(PrinterCallback)
@@ -94,15 +94,17 @@ class _Trainer(Trainer):
         """Cross-entropy and loss of load."""
         recipe, size = self.of
         outputs = model(**inputs, output_router_logits=True)
-        loss = outputs.loss + recipe.balance_loss(outputs.router_logits, size)
+        loss = outputs.loss + recipe.balance_loss(recipe.router_logits(outputs), size)
         return (loss, outputs) if return_outputs else loss
 
 
 class _Watch(TrainerCallback):
     """Looks at the model at steps that lie evenly on a logarithmic scale."""
 
-    def __init__(self, model: PreTrainedModel, size: Size, text: Text, last: int) -> None:
-        self._model, self._size, self._text = model, size, text
+    def __init__(
+        self, model: PreTrainedModel, recipe: Recipe, size: Size, text: Text, last: int
+    ) -> None:
+        self._model, self._recipe, self._size, self._text = model, recipe, size, text
         points = np.geomspace(min(8, last), last, size.n_points)
         self._steps = {0, *points.round().astype(int).tolist()}
         self.points: list[xr.Dataset] = []
@@ -119,11 +121,6 @@ class _Watch(TrainerCallback):
         if step not in self._steps:
             return
         training = self._model.training
-        point = follow(self._model.eval(), self._text.followed(self._size))
+        point = follow(self._recipe, self._model.eval(), self._text.followed(self._size))
         self._model.train(training)
         self.points.append(point.assign_coords(step=step))
-
-
-def _examples(windows: np.ndarray) -> list[dict[str, torch.Tensor]]:
-    """An example of each window: its first token is given, the others are predicted."""
-    return [{"input_ids": row, "labels": row} for row in torch.from_numpy(windows.astype(np.int64))]

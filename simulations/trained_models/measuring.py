@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import isingmoe as im
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from trained_models.recipes import Recipe
 
 __all__ = [
     "EVERYTHING",
@@ -37,23 +42,46 @@ def is_silent() -> bool:
 
 
 @torch.no_grad()
-def scores(model: nn.Module, windows: np.ndarray, batch_size: int = 16) -> np.ndarray:
-    """Cross-entropy in nats of each window, (window,), its first token given."""
-    parts = []
+def scores(
+    model: nn.Module,
+    windows: np.ndarray,
+    batch_size: int = 16,
+    *,
+    targets: np.ndarray | None = None,
+) -> np.ndarray:
+    """Cross-entropy in nats of each window, (window,), its first token given.
+
+    With targets (window, position), of those, all of the window given.
+    """
+    device, parts = next(model.parameters()).device, []
     for start in range(0, len(windows), batch_size):
-        token_id = torch.from_numpy(windows[start : start + batch_size].astype(np.int64))
-        token_id = token_id.to(next(model.parameters()).device)
-        logits = model(input_ids=token_id).logits[:, :-1]
-        loss = cross_entropy(logits.transpose(1, 2).float(), token_id[:, 1:], reduction="none")
+        rows = slice(start, start + batch_size)
+        token_id = torch.from_numpy(windows[rows].astype(np.int64)).to(device)
+        if targets is None:
+            logits, written = model(input_ids=token_id).logits[:, :-1], token_id[:, 1:]
+        else:
+            written = torch.from_numpy(targets[rows].astype(np.int64)).to(device).contiguous()
+            logits = model(input_ids=token_id, labels=written).logits
+        loss = cross_entropy(logits.transpose(1, 2).float(), written, reduction="none")
         parts.append(loss.mean(1).cpu().numpy())
     return np.concatenate(parts)
 
 
-def capture(model: nn.Module, windows: np.ndarray, output: Path | None = None) -> xr.Dataset:
-    """Traces of windows (window, position), of what the experts received."""
+def capture(
+    model: nn.Module,
+    windows: np.ndarray,
+    output: Path | None = None,
+    *,
+    targets: np.ndarray | None = None,
+) -> Any:
+    """Traces of windows (window, position), of what the experts received.
+
+    A Dataset, and a dict of one for each stack where the model has several.
+    """
     return im.capture(
         model,
         windows,
+        targets=targets,
         max_tokens=windows.shape[1],
         output=output,
         overwrite=True,
@@ -78,21 +106,28 @@ def quietly_fitted(traces: xr.Dataset, **settings: Any) -> im.Fit:
         return im.fit(traces, chain="kinetic", uncertainty="none", **settings)
 
 
-def follow(model: nn.Module, windows: np.ndarray) -> xr.Dataset:
+def follow(recipe: Recipe, model: PreTrainedModel, windows: np.ndarray) -> xr.Dataset:
     """Cross-entropy, and load and coupling of each layer, on a few windows."""
-    traces = capture(model, windows)
-    loss = scores(model, windows)
-    return _routing(traces).assign(
+    loss = recipe.scores(model, windows)
+    return _of_stacks(recipe.traces(model, windows)).assign(
         loss=((), loss.mean(), {"long_name": "held-out cross-entropy", "units": "nat per token"})
     )
 
 
-def measure(model: nn.Module, windows: np.ndarray) -> xr.Dataset:
+def measure(recipe: Recipe, model: PreTrainedModel, windows: np.ndarray) -> xr.Dataset:
     """The same on all windows, with the loss of each."""
-    loss = scores(model, windows)
-    return _routing(capture(model, windows)).assign(
+    loss = recipe.scores(model, windows)
+    return _of_stacks(recipe.traces(model, windows)).assign(
         loss=("window", loss, {"long_name": "held-out cross-entropy", "units": "nat per token"})
     )
+
+
+def _of_stacks(traces: xr.Dataset | dict[str, xr.Dataset]) -> xr.Dataset:
+    """Of each layer, and of each stack where there are several."""
+    if isinstance(traces, xr.Dataset):
+        return _routing(traces)
+    stacks = [_routing(one).expand_dims(stack=[name]) for name, one in traces.items()]
+    return xr.concat(stacks, "stack", join="outer")
 
 
 def _routing(traces: xr.Dataset) -> xr.Dataset:

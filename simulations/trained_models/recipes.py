@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
+import xarray as xr
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedModel, TrainerCallback
 
 from isingmoe.moe import MEMLoss, SwitchLoss
+from trained_models.measuring import capture, scores
 from trained_models.sizes import Size
 
 if TYPE_CHECKING:
@@ -60,6 +64,25 @@ class Recipe:
         """Optimiser steps of its training."""
         return size.steps
 
+    def examples(self, windows: np.ndarray) -> list[dict[str, torch.Tensor]]:
+        """An example of each window: its first token is given, the others are predicted."""
+        rows = torch.from_numpy(windows.astype(np.int64))
+        return [{"input_ids": row, "labels": row} for row in rows]
+
+    def router_logits(self, outputs: Any) -> Sequence[torch.Tensor]:
+        """Router logits of each layer, from what the model gives."""
+        return outputs.router_logits
+
+    def scores(self, model: PreTrainedModel, windows: np.ndarray) -> np.ndarray:
+        """Cross-entropy in nats of each window, (window,)."""
+        return scores(model, windows)
+
+    def traces(
+        self, model: PreTrainedModel, windows: np.ndarray, output: Path | None = None
+    ) -> xr.Dataset | dict[str, xr.Dataset]:
+        """Traces of windows, of what the experts received; of each stack where it has several."""
+        return capture(model, windows, output)
+
     def start(self, store: Store, seed: int) -> Callable[[], PreTrainedModel] | None:
         """What gives the model to go on with; None for fresh weights."""
         return None
@@ -71,7 +94,7 @@ class Recipe:
         """
         return []
 
-    def balance_loss(self, router_logits: Any, size: Size) -> torch.Tensor:
+    def balance_loss(self, router_logits: Sequence[torch.Tensor], size: Size) -> torch.Tensor:
         """The loss of load, with its weight."""
         if self.balance == "none":
             return router_logits[0].new_zeros(())

@@ -68,7 +68,7 @@ class Store:
         if place.exists():
             return place
         model, followed = train(job.recipe, self, job.seed)
-        measured = measure(model, self.text.held_out.token_id)
+        measured = measure(job.recipe, model, self.text.held_out.token_id)
         followed = followed.rename({name: f"{name}_followed" for name in followed.data_vars})
         part = place.with_name(f".{place.name}-{os.getpid()}")
         part.mkdir(parents=True)

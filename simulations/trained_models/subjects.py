@@ -17,9 +17,10 @@ from transformers import PreTrainedModel, set_seed
 import isingmoe as im
 from isingmoe.moe import RandomRouter, insert_router
 from trained_models import corpus
-from trained_models.measuring import EVERYTHING, capture
+from trained_models.measuring import EVERYTHING
 from trained_models.recipes import Recipe
 from trained_models.store import Job, Store, in_parallel
+from trained_models.switching import SwitchRecipe
 
 __all__ = ["SUBJECTS", "Look", "Pretrained", "Stack", "Subject", "each_seed", "look_at"]
 
@@ -84,7 +85,7 @@ class Subject:
         model, windows = self.model(store, seed), store.text.held_out.token_id
         router = insert_router(model, RandomRouter(seed)) if self.is_random else nullcontext()
         with tempfile.TemporaryDirectory() as folder, router:
-            yield _stacks(capture(model, windows, Path(folder) / "traces.nc"), model)
+            yield _stacks(self.recipe.traces(model, windows, Path(folder) / "traces.nc"), model)
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ SUBJECTS = (
     Subject("olmoe", "OLMoE", Recipe()),
     Subject("olmoe-untrained", "OLMoE, untrained", Recipe(), is_trained=False),
     Subject("olmoe-random", "OLMoE, random router", Recipe(), is_random=True),
+    Subject("switch", "Switch", SwitchRecipe()),
+    Subject("switch-untrained", "Switch, untrained", SwitchRecipe(), is_trained=False),
 )
 
 
