@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +74,12 @@ def capture(
     output: Path | None = None,
     *,
     targets: np.ndarray | None = None,
+    record: Collection[str] | None = None,
 ) -> Any:
     """Traces of windows (window, position), of what the experts received.
 
-    A Dataset, and a dict of one for each stack where the model has several.
+    A Dataset, and a dict of one for each stack where the model has several. Beside the experts
+    they have their weights, and everything where they are written; or what `record` says.
     """
     return im.capture(
         model,
@@ -85,7 +88,7 @@ def capture(
         max_tokens=windows.shape[1],
         output=output,
         overwrite=True,
-        record=("gate_weight",) if output is None else EVERYTHING,
+        record=record or (("gate_weight",) if output is None else EVERYTHING),
         progress=False,
     )
 
@@ -135,8 +138,11 @@ def _routing(traces: xr.Dataset) -> xr.Dataset:
     n_experts = int(traces.attrs["num_experts"])
     entropy = -(load * np.log(load.where(load > 0, 1))).sum("expert") / np.log(n_experts)
     # Where all tokens that have one before them have the same set, there is nothing to couple.
-    sets = np.sort(traces["expert_index"].values[:, :, 1:], -1)
-    varies = [bool((one != one[0, 0]).any()) for one in sets]
+    sets = np.sort(traces["expert_index"].values, -1)
+    served = (sets >= 0).all(-1)
+    pairs = served[..., :-1] & served[..., 1:]
+    later = [one[:, 1:][both] for one, both in zip(sets, pairs, strict=True)]
+    varies = [bool((one != one[:1]).any()) for one in later]
     names = ["self_coupling", "bits_load", "bits_per_token"]
     if any(varies):
         fit = couplings(traces.isel(layer=np.flatnonzero(varies))).data[names]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,10 +78,14 @@ class Recipe:
         return scores(model, windows)
 
     def traces(
-        self, model: PreTrainedModel, windows: np.ndarray, output: Path | None = None
+        self,
+        model: PreTrainedModel,
+        windows: np.ndarray,
+        output: Path | None = None,
+        record: Collection[str] | None = None,
     ) -> xr.Dataset | dict[str, xr.Dataset]:
-        """Traces of windows, of what the experts received; of each stack where it has several."""
-        return capture(model, windows, output)
+        """Traces of windows, as `measuring.capture` gives them."""
+        return capture(model, windows, output, record=record)
 
     def start(self, store: Store, seed: int) -> Callable[[], PreTrainedModel] | None:
         """What gives the model to go on with; None for fresh weights."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +118,11 @@ class SwitchRecipe(Recipe):
         return scores(model, read, targets=written)
 
     def traces(
-        self, model: PreTrainedModel, windows: np.ndarray, output: Path | None = None
+        self,
+        model: PreTrainedModel,
+        windows: np.ndarray,
+        output: Path | None = None,
+        record: Collection[str] | None = None,
     ) -> dict[str, xr.Dataset]:
         """Traces of each stack, of what the experts received.
 
@@ -126,7 +130,7 @@ class SwitchRecipe(Recipe):
         the second half.
         """
         read, written = halves(windows)
-        return capture(model, read, output, targets=written[:, :-1])
+        return capture(model, read, output, targets=written[:, :-1], record=record)
 
     def balance_loss(self, router_logits: Sequence[torch.Tensor], size: Size) -> torch.Tensor:
         """The loss of load, with its weight; a Switch layer gives a token one expert."""
