@@ -26,6 +26,8 @@ def interval(values: xr.DataArray, level: float = 0.95) -> tuple[xr.DataArray, x
 
 
 def told(values: xr.DataArray, digits: int = 2) -> str:
-    """`mean ± half` of values (seed,)."""
+    """`mean ± half` of values (seed,); a dash where there are none."""
+    if values.isnull().all():
+        return "–"
     mean, half = (float(one) for one in interval(values))
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
