@@ -93,7 +93,9 @@ class Store:
 
     def measured(self, job: Job) -> xr.Dataset:
         """What was measured on a trained model, and on its way there."""
-        return xr.load_dataset(self.make(job) / "measured.nc", engine="h5netcdf")
+        measured = xr.load_dataset(self.make(job) / "measured.nc", engine="h5netcdf")
+        # Names are as long there as that of this recipe.
+        return measured.drop_encoding()
 
 
 def trained(store: Store, recipes: Sequence[Recipe]) -> xr.Dataset:
