@@ -17,6 +17,7 @@ from arms import ARMS, LABELS
 from figures import end_figure, way_figure
 from trained_models.intervals import told
 from trained_models.options import ModelStudy, parse
+from trained_models.results import kept
 from trained_models.store import trained
 
 DIGITS = {"perplexity": 2, "load_entropy": 3, "largest_load": 2, "n_unused": 1}
@@ -52,7 +53,7 @@ def table(data: xr.Dataset) -> dict[str, dict[str, str]]:
 
 def main(study: ModelStudy) -> None:
     """Train, measure, draw, and conclude."""
-    data = study.cached("measured.nc", lambda: whole(trained(study.store, ARMS)))
+    data = kept(study, __file__, lambda: whole(trained(study.store, ARMS)))
     study.draw("way.png", way_figure(data))
     study.draw("end.png", end_figure(data))
     layers = {

@@ -19,6 +19,7 @@ from figures import perplexity_figure
 from trained_models.intervals import told
 from trained_models.measuring import scores
 from trained_models.options import ModelStudy, parse
+from trained_models.results import kept
 from trained_models.store import Job, Store, in_parallel, trained
 
 from isingmoe.moe import RandomRouter, Router, Tokens, insert_router, mean_gate_weight
@@ -102,7 +103,7 @@ def table(values: xr.DataArray, digits: int) -> dict[str, dict[str, str]]:
 
 def main(study: ModelStudy) -> None:
     """Train, swap, measure, draw, and conclude."""
-    data = study.cached("measured.nc", lambda: measured(study.store))
+    data = kept(study, __file__, lambda: measured(study.store))
     perplexity = data["perplexity"]
     over_own = perplexity / perplexity.sel(kind="dynamic")
     study.draw("perplexity.png", perplexity_figure(over_own))

@@ -32,7 +32,7 @@ def kept(study: ModelStudy, file: str, compute: Callable[[], xr.Dataset]) -> xr.
         If the results that are there are of models of another size.
     """
     size = asdict(study.store.size)
-    name = f"simulations/{Path(file).resolve().parent.name}"
+    name = "/".join(Path(file).resolve().parent.parts[-2:])
     record = json.dumps({"study": name, "version": im.__version__, "size": size})
     data = study.cached("measured.nc", lambda: compute().assign_attrs(provenance=record))
     found = json.loads(data.attrs["provenance"])["size"]
