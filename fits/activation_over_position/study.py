@@ -1,0 +1,146 @@
+"""How the activation rates of experts depend on the position in the text.
+
+Small models, trained, untrained and ruled by chance; with --model pretrained ones, with --traces
+what was captured before.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "simulations"))
+from figures import bits_figure, rates_figure
+from trained_models.intervals import told
+from trained_models.options import ModelStudy, parse
+from trained_models.results import kept
+from trained_models.subjects import Stack, each_seed, look_at
+
+import isingmoe as im
+
+PARTS = {
+    "whole text": "",
+    "after the first block": "_later",
+    "experts drawn among tokens of the same id": "_of_ids",
+}
+DRIFTS = ("layer_drift_bits", "layer_drift_bits_null", "layer_drift_p_value")
+
+
+def drift(stack: Stack) -> xr.Dataset:
+    """Activation over position, without the first block, and of the ids of the tokens alone."""
+    whole = im.activation(stack.traces)
+    length = whole.attrs["block_length"]
+    later = im.activation(without_beginning(stack.traces, length), block_length=length)
+    if knows_ids(stack.traces):
+        of_ids = im.activation(among_same_ids(stack.traces), block_length=length)
+    else:
+        of_ids = whole[list(DRIFTS)].where(False)
+    moving = (whole["uniformity_q_value"] < 0.05).mean("expert")
+    entropy = im.load_balance(stack.traces)["load_entropy"] / np.log(2)
+    about = "share of the experts that drift, false discovery rate 5 %"
+    parts = {"later": later, "of_ids": of_ids}
+    return whole.assign(
+        {f"{name}_{when}": part[name] for when, part in parts.items() for name in DRIFTS}
+    ).assign(
+        drifting=moving.assign_attrs(long_name=about, units="1"),
+        load_bits=entropy.assign_attrs(long_name="entropy of the load", units="bit"),
+    )
+
+
+def without_beginning(traces: xr.Dataset, n_tokens: int) -> xr.Dataset:
+    """Sequences without their first tokens; those that have no others are left out."""
+    length = traces["length"] - n_tokens
+    start = traces.get("start_position", xr.zeros_like(length)) + n_tokens
+    rest = traces.isel(position=slice(n_tokens, None)).assign(length=length, start_position=start)
+    return rest.isel(sequence=np.flatnonzero(length.values > 0))
+
+
+def knows_ids(traces: xr.Dataset) -> bool:
+    """Whether all tokens have an id."""
+    known = traces["token_id"] >= 0 if "token_id" in traces else xr.zeros_like(traces["length"])
+    return int(known.sum()) == int(traces["length"].sum())
+
+
+def among_same_ids(traces: xr.Dataset) -> xr.Dataset:
+    """Every token with the experts of a token of the same id, drawn without replacement.
+
+    What drifts then are the ids along the texts, and what is gone is all else that a router may
+    know of a position. An id that occurs once keeps its experts.
+    """
+    token_id = traces["token_id"].values.ravel()
+    known = np.flatnonzero(token_id >= 0)
+    # Ties in the order of the ids are broken once by place, once by chance.
+    place = np.lexsort((known, token_id[known]))
+    drawn = np.lexsort((np.random.default_rng(0).random(len(known)), token_id[known]))
+    experts = traces["expert_index"].values
+    flat = experts.reshape(len(experts), -1, experts.shape[-1]).copy()
+    flat[:, known[place]] = flat[:, known[drawn]]
+    return traces.assign(expert_index=traces["expert_index"].copy(data=flat.reshape(experts.shape)))
+
+
+def told_of(one: xr.Dataset, tell: Any, tell_p: Any) -> dict[str, str]:
+    """A row of the table: what was measured on a model, or on one of its layers."""
+    row = {}
+    for when, suffix in PARTS.items():
+        row |= {
+            f"drift (millibit), {when}": tell(1000 * one[f"layer_drift_bits{suffix}"], 2),
+            f"95 % quantile without drift, {when}": tell(
+                1000 * one[f"layer_drift_bits_null{suffix}"], 2
+            ),
+            f"p, {when}": tell_p(one[f"layer_drift_p_value{suffix}"]),
+        }
+    return row | {
+        "share of the experts that drift": tell(one["drifting"], 3),
+        "entropy of the load (bit)": tell(one["load_bits"], 2),
+    }
+
+
+def small_models(data: xr.Dataset) -> dict[str, dict[str, str]]:
+    """Means over layers with intervals over seeds."""
+    rows = {}
+    for name in data["subject"].values.tolist():
+        one = data.sel(subject=name)
+        rows[one["label"].item()] = told_of(
+            one, lambda values, digits: told(values.mean("layer"), digits), _counted
+        )
+    return rows
+
+
+def of_layers(data: xr.Dataset) -> dict[str, dict[str, str]]:
+    """A row for each layer of one model."""
+    return {
+        f"layer {layer}": told_of(
+            data.sel(layer=layer),
+            lambda value, digits: f"{value.item():.{digits}f}",
+            lambda p_value: f"{p_value.item():.2g}",
+        )
+        for layer in data["layer"].values
+    }
+
+
+def _counted(p_value: xr.DataArray) -> str:
+    return f"below 0.05 in {int((p_value < 0.05).sum())} of {int(p_value.count())}"
+
+
+def main(study: ModelStudy) -> None:
+    """Capture, measure, draw, and conclude."""
+    if not study.pretrained:
+        data = kept(study, __file__, lambda: each_seed(study.store, drift))
+        study.draw("rates.png", rates_figure(data))
+        study.draw("bits.png", bits_figure(data))
+        study.conclude(small_models(data))
+        return
+    for pretrained in study.pretrained:
+        for name, data in look_at(pretrained, drift).items():
+            study.save(f"{name}.nc", data)
+            layer = int(data["layer_drift_bits"].idxmax())
+            study.draw(f"{name}.png", im.plot_rates(data, layer).figure)
+            study.conclude(of_layers(data), f"{name}.json")
+
+
+if __name__ == "__main__":
+    main(parse(__doc__, __file__, takes_pretrained=True))
