@@ -68,9 +68,9 @@ def measured(store: Store) -> xr.Dataset:
     """Perplexity (way, kind, seed): put in, put in with fixed weights, tuned, trained with."""
     # The trained models are there before the processes ask for them.
     base = trained(store, [DYNAMIC])["loss"].mean("window").isel(recipe=0)
-    put_in = xr.concat(
-        in_parallel(partial(swapped, store), list(range(store.size.n_seeds))), "seed"
-    )
+    seeds = list(range(store.size.n_seeds))
+    parts = in_parallel(partial(swapped, store), seeds, is_toy=store.size.is_toy)
+    put_in = xr.concat(parts, "seed")
     fresh = retrained(store, FRESH, is_tuned=False)
     ways = {
         "swapped in": put_in["gate"],

@@ -47,6 +47,11 @@ class Size:
     n_points: int = 8
     n_followed: int = 48
 
+    @property
+    def is_toy(self) -> bool:
+        """Whether a model is trained in a few seconds."""
+        return self.steps * self.batch_size * self.context < 10_000
+
 
 CPU = Size()
 QUICK = Size(

@@ -107,7 +107,8 @@ def trained(store: Store, recipes: Sequence[Recipe]) -> xr.Dataset:
         As `measuring.measure` and `measuring.follow` say.
     """
     jobs = [Job(recipe, seed) for recipe in recipes for seed in range(store.size.n_seeds)]
-    in_parallel(store.make, [job for job in jobs if not store.place(job).exists()])
+    missing = [job for job in jobs if not store.place(job).exists()]
+    in_parallel(store.make, missing, is_toy=store.size.is_toy)
     rows = [
         xr.concat([store.measured(Job(one, s)) for s in range(store.size.n_seeds)], "seed")
         for one in recipes
@@ -115,10 +116,13 @@ def trained(store: Store, recipes: Sequence[Recipe]) -> xr.Dataset:
     return xr.concat(rows, "recipe", join="outer")
 
 
-def in_parallel(work: Any, jobs: Sequence[Any]) -> list[Any]:
-    """Do work for each job, in processes with a core each; one after another on a GPU."""
+def in_parallel(work: Any, jobs: Sequence[Any], *, is_toy: bool = False) -> list[Any]:
+    """Do work for each job, in processes with a core each; one after another on a GPU.
+
+    Toys are done before a process would have started, and get none.
+    """
     cores = len(os.sched_getaffinity(0))
-    workers = 1 if torch.cuda.is_available() else min(cores, len(jobs))
+    workers = 1 if torch.cuda.is_available() or is_toy else min(cores, len(jobs))
     bar = {"total": len(jobs), "disable": is_silent() or not jobs, "unit": "model"}
     if workers < 2:
         return list(tqdm(map(work, jobs), **bar))

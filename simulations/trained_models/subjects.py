@@ -150,9 +150,10 @@ def each_seed(store: Store, look: Look) -> xr.Dataset:
         A subject with several stacks is one for each.
     """
     jobs = {Job(one.recipe, s): None for one in SUBJECTS for s in range(store.size.n_seeds)}
-    in_parallel(store.make, [job for job in jobs if not store.place(job).exists()])
+    missing = [job for job in jobs if not store.place(job).exists()]
+    in_parallel(store.make, missing, is_toy=store.size.is_toy)
     tasks = [(one, seed) for one in SUBJECTS for seed in range(store.size.n_seeds)]
-    found = in_parallel(partial(_look_at_subject, store, look), tasks)
+    found = in_parallel(partial(_look_at_subject, store, look), tasks, is_toy=store.size.is_toy)
     rows: dict[str, list[xr.Dataset]] = {}
     for parts in found:
         for part in parts:
