@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["dropped_figure", "limit_figure", "rate_figure"]
 
+_KINDS = {
+    "chosen": ("o", -0.2, "chosen by the router"),
+    "thinned": ("^", 0.0, "chosen, holes of another text"),
+    "received": ("s", 0.2, "received by the experts"),
+}
 _COLOURS = dict(zip(LABELS, plt.get_cmap("tab10").colors, strict=False))
 
 
@@ -107,7 +112,7 @@ def limit_figure(data: xr.Dataset) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(12.5, 4), layout="constrained")
     names = data["run"].values.tolist()
     for ax, (name, label) in zip(axes, panels.items(), strict=True):
-        for which, marker, shift in (("chosen", "o", -0.12), ("received", "s", 0.12)):
+        for which, (marker, shift, told) in _KINDS.items():
             values = data[name].sel(which=which).mean(("stack", "layer"))
             mean, half = interval(values)
             ax.errorbar(
@@ -117,7 +122,7 @@ def limit_figure(data: xr.Dataset) -> Figure:
                 fmt=marker,
                 ms=5,
                 capsize=2,
-                label=which,
+                label=told,
             )
         ax.set_xlabel(label)
         ax.set_ylim(len(names) - 0.5, -0.5)

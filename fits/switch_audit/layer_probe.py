@@ -1,6 +1,6 @@
 """What the Switch layer of the transformers that is found here does; one JSON object.
 
-Runs by itself, with nothing but torch and any transformers that knows Switch, from 4.25 on.
+Runs by itself, with nothing but torch and transformers, of releases 4 and 5.
 """
 
 from __future__ import annotations

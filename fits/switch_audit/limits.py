@@ -22,7 +22,7 @@ from transformers.models.switch_transformers.modeling_switch_transformers import
 
 import isingmoe as im
 
-__all__ = ["independent", "name_of", "under_limits"]
+__all__ = ["independent", "name_of", "of_stack", "under_limits"]
 
 # With the limit of its training, without one, and a model that never had one with each.
 RUNS = [(ARMS[0], one) for one in ARMS] + [
@@ -43,10 +43,10 @@ def under_limits(store: Store) -> xr.Dataset:
     -------
     Dataset (run, seed, stack, layer, ..)
         `loss` in nats per token; `dropped`, the share of tokens that no expert served, and
-        `dropped_at` the same (.., position). With a dim `which`, of what the router chose and
-        of what the experts received: the measurements of `measuring.routing`, `rate` (.., expert,
-        block) and `drift_bits` of `im.activation`, `stability` and `stability_p_value` of
-        `im.mem`.
+        `dropped_at` the same (.., position). With a dim `which`, of what the router chose, of
+        the same with the holes of another text (thinned), and of what the experts received: the
+        measurements of `measuring.routing`, `rate` (.., expert, block) and `drift_bits` of
+        `im.activation`, `stability` and `stability_p_value` of `im.mem`.
     """
     seeds = range(store.size.n_seeds)
     tasks = [_Task(trained, run, seed) for trained, run in RUNS for seed in seeds]
@@ -77,7 +77,7 @@ def _under_limit(store: Store, task: _Task) -> xr.Dataset:
     windows = store.text.held_out.token_id
     recipe = replace(task.trained, capacity_factor=task.run.capacity_factor)
     traces = recipe.traces(model, windows, record=("router_logit",))
-    stacks = [_of_stack(one).expand_dims(stack=[name]) for name, one in traces.items()]
+    stacks = [of_stack(one).expand_dims(stack=[name]) for name, one in traces.items()]
     loss = recipe.scores(model, windows).mean()
     return (
         xr.concat(stacks, "stack")
@@ -91,16 +91,27 @@ def _under_limit(store: Store, task: _Task) -> xr.Dataset:
     )
 
 
-def _of_stack(traces: xr.Dataset) -> xr.Dataset:
+def of_stack(traces: xr.Dataset) -> xr.Dataset:
+    """Measure a stack, of whose traces there are router logits."""
     received = traces.drop_vars("router_logit")
-    dropped = (received["expert_index"] < 0).isel(rank=0, drop=True).astype(float)
-    best = traces["router_logit"].argmax("expert").astype(received["expert_index"].dtype)
-    best = best.expand_dims("rank", -1).transpose(*received["expert_index"].dims)
-    chosen = received.assign(expert_index=best.assign_attrs(received["expert_index"].attrs))
-    kinds = {"chosen": chosen, "received": received}
-    parts = [_of_choices(one).expand_dims(which=[name]) for name, one in kinds.items()]
+    index = received["expert_index"]
+    holes = index < 0
+    best = traces["router_logit"].argmax("expert").astype(index.dtype)
+    best = best.expand_dims("rank", -1).transpose(*index.dims).assign_attrs(index.attrs)
+    # Far enough that it is another speech.
+    of_another = holes.roll(sequence=holes.sizes["sequence"] // 2)
+    kinds = {
+        "chosen": best,
+        "thinned": best.where(~of_another, -1),
+        "received": index,
+    }
+    parts = [
+        _of_choices(received.assign(expert_index=one.assign_attrs(index.attrs)))
+        for one in kinds.values()
+    ]
+    dropped = holes.isel(rank=0, drop=True).astype(float)
     about = {"long_name": "share of tokens that no expert served", "units": "1"}
-    return xr.concat(parts, "which").assign(
+    return xr.concat(parts, xr.IndexVariable("which", list(kinds))).assign(
         dropped=dropped.mean(("sequence", "position")).assign_attrs(about),
         dropped_at=dropped.mean("sequence").assign_attrs(about),
     )
