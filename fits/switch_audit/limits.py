@@ -105,10 +105,12 @@ def of_stack(traces: xr.Dataset) -> xr.Dataset:
         "thinned": best.where(~of_another, -1),
         "received": index,
     }
-    parts = [
-        _of_choices(received.assign(expert_index=one.assign_attrs(index.attrs)))
-        for one in kinds.values()
-    ]
+    parts = [_of_choices(received)] * len(kinds)
+    if holes.any():
+        parts = [
+            _of_choices(received.assign(expert_index=one.assign_attrs(index.attrs)))
+            for one in kinds.values()
+        ]
     dropped = holes.isel(rank=0, drop=True).astype(float)
     about = {"long_name": "share of tokens that no expert served", "units": "1"}
     return xr.concat(parts, xr.IndexVariable("which", list(kinds))).assign(
