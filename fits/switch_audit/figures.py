@@ -126,14 +126,12 @@ def limit_figure(data: xr.Dataset) -> Figure:
             )
         ax.set_xlabel(label)
         ax.set_ylim(len(names) - 0.5, -0.5)
-        ax.set_yticks(range(len(names)), [] if ax is not axes[0] else _lines(data))
+        ax.set_yticks(
+            range(len(names)),
+            [] if ax is not axes[0] else [name.replace("; ", "\n") for name in names],
+        )
         ax.grid(alpha=0.3)
     axes[2].axvline(1, color="0.5", lw=0.8)
     axes[0].legend(fontsize=8)
     figure.suptitle("Mean over the layers of both stacks, 95 % intervals over seeds", fontsize=10)
     return figure
-
-
-def _lines(data: xr.Dataset) -> list[str]:
-    pairs = zip(data["trained"].values.tolist(), data["limit"].values.tolist(), strict=True)
-    return [f"trained: {LABELS[trained]}\nrun: {LABELS[limit]}" for trained, limit in pairs]

@@ -5,13 +5,12 @@ What is dropped, and what is left of loads, of rates over position and of coupli
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from arms import ARMS
+from arms import ARMS, LABELS
 from scipy.stats import binom
 from trained_models.measuring import routing
 from trained_models.store import Job, Store, in_parallel
@@ -24,20 +23,12 @@ import isingmoe as im
 
 __all__ = ["independent", "name_of", "of_stack", "under_limits"]
 
-# With the limit of its training, without one, and a model that never had one with each.
-RUNS = [(ARMS[0], one) for one in ARMS] + [
-    (trained, run) for trained in ARMS[1:] for run in (ARMS[0], trained)
-]
+# With the limit of its training and without one; a model that never had one with each.
+_RUNS = {one: (ARMS[0], one) for one in ARMS[1:]} | {ARMS[0]: ARMS}
 
 
-class _Task(NamedTuple):
-    trained: SwitchRecipe
-    run: SwitchRecipe
-    seed: int
-
-
-def under_limits(store: Store) -> xr.Dataset:
-    """Every run of every seed, as many at once as there are cores.
+def under_limits(store: Store, folder: Path) -> xr.Dataset:
+    """Every run of every seed, as many at once as there are cores; each is kept in a folder.
 
     Returns
     -------
@@ -48,14 +39,18 @@ def under_limits(store: Store) -> xr.Dataset:
         measurements of `measuring.routing`, `rate` (.., expert, block) and `drift_bits` of
         `im.activation`, `stability` and `stability_p_value` of `im.mem`.
     """
+    folder.mkdir(exist_ok=True)
     seeds = range(store.size.n_seeds)
-    tasks = [_Task(trained, run, seed) for trained, run in RUNS for seed in seeds]
-    found = in_parallel(partial(_under_limit, store), tasks)
-    rows = [
-        xr.concat(found[start : start + len(seeds)], "seed")
-        for start in range(0, len(found), len(seeds))
-    ]
-    return xr.concat(rows, "run")
+    jobs = [Job(one, seed) for one in ARMS for seed in seeds]
+    found = in_parallel(partial(_of_model, store, folder), jobs)
+    return xr.concat(
+        [
+            xr.concat(runs, "seed")
+            for start in range(0, len(jobs), len(seeds))
+            for runs in zip(*found[start : start + len(seeds)], strict=True)
+        ],
+        "run",
+    )
 
 
 def independent(recipe: SwitchRecipe, store: Store) -> np.ndarray:
@@ -66,29 +61,34 @@ def independent(recipe: SwitchRecipe, store: Store) -> np.ndarray:
 
 def name_of(trained: SwitchRecipe, run: SwitchRecipe) -> str:
     """Of a run."""
-    return f"{trained.name}, run as {run.name}"
+    return f"trained: {LABELS[trained.name]}; run: {LABELS[run.name]}"
 
 
-def _under_limit(store: Store, task: _Task) -> xr.Dataset:
-    model = store.model(Job(task.trained, task.seed))
+def _of_model(store: Store, folder: Path, job: Job) -> list[xr.Dataset]:
+    """Each run of a model, which is trained if it was not before."""
+    found = []
+    for run in _RUNS[job.recipe]:
+        path = folder / f"{store.place(job).name}-as-{run.name}.nc"
+        if not path.exists():
+            part = path.with_name(f".{path.name}")
+            _under_limit(store, job, run).to_netcdf(part, engine="h5netcdf")
+            part.replace(path)
+        found.append(xr.load_dataset(path, engine="h5netcdf"))
+    return found
+
+
+def _under_limit(store: Store, job: Job, run: SwitchRecipe) -> xr.Dataset:
+    model = store.model(job)
     for module in model.modules():
         if isinstance(module, SwitchTransformersTop1Router):
-            module.expert_capacity = task.run.capacity(store.size)
+            module.expert_capacity = run.capacity(store.size)
     windows = store.text.held_out.token_id
-    recipe = replace(task.trained, capacity_factor=task.run.capacity_factor)
-    traces = recipe.traces(model, windows, record=("router_logit",))
+    traces = run.traces(model, windows, record=("router_logit",))
     stacks = [of_stack(one).expand_dims(stack=[name]) for name, one in traces.items()]
-    loss = recipe.scores(model, windows).mean()
-    return (
-        xr.concat(stacks, "stack")
-        .assign(loss=((), loss, {"long_name": "held-out cross-entropy", "units": "nat per token"}))
-        .assign_coords(
-            seed=task.seed,
-            run=name_of(task.trained, task.run),
-            trained=task.trained.name,
-            limit=task.run.name,
-        )
-    )
+    loss = run.scores(model, windows).mean()
+    about = {"long_name": "held-out cross-entropy", "units": "nat per token"}
+    whole = xr.concat(stacks, "stack").assign(loss=((), loss, about))
+    return whole.assign_coords(seed=job.seed, run=name_of(job.recipe, run))
 
 
 def of_stack(traces: xr.Dataset) -> xr.Dataset:
