@@ -73,7 +73,8 @@ def _of_model(store: Store, folder: Path, job: Job) -> list[xr.Dataset]:
             part = path.with_name(f".{path.name}")
             _under_limit(store, job, run).to_netcdf(part, engine="h5netcdf")
             part.replace(path)
-        found.append(xr.load_dataset(path, engine="h5netcdf"))
+        # A name as long as that of the first run would be the longest that is written.
+        found.append(xr.load_dataset(path, engine="h5netcdf").drop_encoding())
     return found
 
 
