@@ -19,6 +19,7 @@ from figures import dropped_figure, limit_figure, rate_figure
 from limits import independent, name_of, under_limits
 from trained_models.intervals import told
 from trained_models.options import ModelStudy, parse
+from trained_models.results import kept
 from trained_models.store import Store
 from versions import probe_installed
 
@@ -108,7 +109,7 @@ def dropping(data: xr.Dataset, store: Store) -> dict[str, dict[str, str | int]]:
 
 def main(study: ModelStudy) -> None:
     """Train, run with limits, draw, and conclude."""
-    data = study.save("limits.nc", under_limits(study.store, study.output / "runs"))
+    data = kept(study, __file__, lambda: under_limits(study.store, study.output / "runs"))
     study.draw("dropped.png", dropped_figure(data, study.store))
     study.draw("rates.png", rate_figure(data))
     study.draw("limits.png", limit_figure(data))
