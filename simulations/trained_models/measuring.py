@@ -29,6 +29,7 @@ __all__ = [
     "is_silent",
     "measure",
     "quietly_fitted",
+    "routing",
     "scores",
 ]
 
@@ -128,12 +129,13 @@ def measure(recipe: Recipe, model: PreTrainedModel, windows: np.ndarray) -> xr.D
 def _of_stacks(traces: xr.Dataset | dict[str, xr.Dataset]) -> xr.Dataset:
     """Of each layer, and of each stack where there are several."""
     if isinstance(traces, xr.Dataset):
-        return _routing(traces)
-    stacks = [_routing(one).expand_dims(stack=[name]) for name, one in traces.items()]
+        return routing(traces)
+    stacks = [routing(one).expand_dims(stack=[name]) for name, one in traces.items()]
     return xr.concat(stacks, "stack", join="outer")
 
 
-def _routing(traces: xr.Dataset) -> xr.Dataset:
+def routing(traces: xr.Dataset) -> xr.Dataset:
+    """Load and coupling of each layer."""
     load = im.load_balance(traces)["load"]
     n_experts = int(traces.attrs["num_experts"])
     entropy = -(load * np.log(load.where(load > 0, 1))).sum("expert") / np.log(n_experts)
