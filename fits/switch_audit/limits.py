@@ -42,7 +42,7 @@ def under_limits(store: Store, folder: Path) -> xr.Dataset:
     folder.mkdir(exist_ok=True)
     seeds = range(store.size.n_seeds)
     jobs = [Job(one, seed) for one in ARMS for seed in seeds]
-    found = in_parallel(partial(_of_model, store, folder), jobs)
+    found = in_parallel(partial(_of_model, store, folder), jobs, is_toy=store.size.is_toy)
     return xr.concat(
         [
             xr.concat(runs, "seed")
