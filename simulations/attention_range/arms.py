@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import xarray as xr
 from trained_models.attending import ALIBI, Attending
 from trained_models.recipes import Recipe
 
-__all__ = ["ARMS", "LABELS", "WINDOWS"]
+__all__ = ["ARMS", "LABELS", "WINDOWS", "labels_of"]
 
 ARMS = (
     Attending("window-0", window=0),
@@ -32,3 +33,9 @@ LABELS = {
 WINDOWS = {
     one.name: one.window for one in ARMS if isinstance(one, Attending) and one.window is not None
 }
+
+
+def labels_of(data: xr.Dataset | xr.DataArray) -> dict[str, str]:
+    """Labels of the arms that are in the data, from the shortest range to the longest."""
+    there = set(data["recipe"].values.tolist())
+    return {name: label for name, label in LABELS.items() if name in there}

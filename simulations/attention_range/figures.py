@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
-from arms import LABELS
+from arms import labels_of
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from trained_models.intervals import interval
@@ -78,7 +78,7 @@ def scatter_figure(data: xr.Dataset, more: xr.Dataset) -> Figure:
         squeeze=False,
     )
     for ax, layer in zip(axes[0], layers, strict=True):
-        for name, label in LABELS.items():
+        for name, label in labels_of(data).items():
             where = {"recipe": name, "layer": layer}
             x = attention.sel(where).values.ravel()
             y = more["strength"].sel(where).values.ravel()
@@ -124,7 +124,8 @@ def _lines(ax: Axes, values: xr.DataArray, dim: str | None = None) -> None:
     """A line for each arm, values (recipe, seed, distance)."""
     along = dim or next(str(name) for name in values.dims if name not in ("recipe", "seed"))
     places = values[along].values
-    for place, (name, label) in enumerate(LABELS.items()):
+    labels = labels_of(values)
+    for place, (name, label) in enumerate(labels.items()):
         mean, half = interval(values.sel(recipe=name))
         if len(places) > 16:
             ax.plot(places, mean, color=_COLOURS[name], lw=1.2, label=label)
@@ -132,7 +133,7 @@ def _lines(ax: Axes, values: xr.DataArray, dim: str | None = None) -> None:
                 places, mean - half, mean + half, color=_COLOURS[name], alpha=0.12, lw=0
             )
             continue
-        shift = (place - (len(LABELS) - 1) / 2) * 0.05
+        shift = (place - (len(labels) - 1) / 2) * 0.05
         half = half.where(np.isfinite(half), 0)
         ax.errorbar(
             places + shift,

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from arms import ARMS, LABELS, WINDOWS
+from arms import ARMS, WINDOWS, labels_of
 from couplings import at_distances, exchanged
 from figures import correlation_figure, distance_figure, scatter_figure
 from profiles import attention_profile
@@ -71,7 +71,7 @@ def table(data: xr.Dataset) -> dict[str, dict[str, str]]:
     last = int(data["distance"][-1])
     shown = [d for d in (1, 2, 4, 8) if d <= last]
     rows = {}
-    for name, label in LABELS.items():
+    for name, label in labels_of(data).items():
         one, beyond = whole.sel(recipe=name), more.sel(recipe=name)
         rows[label] = {"perplexity": told(one["perplexity"])}
         near = one["attention"].sel(lag=slice(1, last)).sum("lag")
@@ -100,7 +100,7 @@ def by_layer(data: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
             }
             for layer in data["layer"].values.tolist()
         }
-        for name, label in LABELS.items()
+        for name, label in labels_of(data).items()
     }
 
 
@@ -111,8 +111,10 @@ def beyond_windows(more: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
     """
     strength, last = more["strength"], int(more["distance"][-1])
     rows: dict[str, dict[str, dict[str, str]]] = {}
-    for name, window in WINDOWS.items():
-        row = rows.setdefault(LABELS[name], {})
+    for name, label in labels_of(more).items():
+        if name not in WINDOWS:
+            continue
+        row, window = rows.setdefault(label, {}), WINDOWS[name]
         for layer in more["layer"].values.tolist():
             seen = (layer + 1) * window
             one = strength.sel(recipe=name, layer=layer)
