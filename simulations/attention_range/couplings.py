@@ -1,0 +1,79 @@
+"""Couplings of experts at each distance, and how much of them is the text's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from trained_models.measuring import couplings
+
+import isingmoe as im
+
+__all__ = ["at_distances", "exchanged"]
+
+
+def exchanged(traces: xr.Dataset, seed: int) -> xr.Dataset:
+    """Traces in which tokens of one id have exchanged their experts.
+
+    Which id stands where stays, and how often an id has which experts; what the experts of a
+    token owe to the tokens before it goes. Of a model whose router sees the token alone,
+    nothing changes.
+
+    Parameters
+    ----------
+    traces : Dataset
+        With token ids, no gaps, and sequences of one length.
+    seed : int
+        Of the exchange, which is the same in all layers.
+    """
+    rng = np.random.default_rng(seed)
+    token_id = traces["token_id"].transpose("sequence", "position").values.ravel()
+    order = ("layer", "sequence", "position", "rank")
+    experts = traces["expert_index"].transpose(*order)
+    source = np.empty(token_id.size, np.intp)
+    source[np.argsort(token_id, kind="stable")] = np.lexsort((rng.random(token_id.size), token_id))
+    flat = experts.values.reshape(len(experts), token_id.size, -1)
+    mixed = flat[:, source].reshape(experts.shape)
+    kept = traces[["expert_index", "length", "token_id"]]
+    return kept.assign(expert_index=(order, mixed))
+
+
+def at_distances(traces: xr.Dataset, reach: int, max_lag: int) -> xr.Dataset:
+    """Fitted couplings and measured correlations of each layer.
+
+    Parameters
+    ----------
+    traces : Dataset
+    reach : int
+        Largest distance with a coupling.
+    max_lag : int
+        Largest distance of the correlations.
+
+    Returns
+    -------
+    Dataset
+        `strength` (layer, distance): root mean square of the elements of J at that distance;
+        `self_coupling` (layer, distance): of an expert to itself, weighted with the load;
+        `correlation` (layer, lag): C(d) / C(0) about the mean of each sequence. NaN where all
+        tokens of a layer that the fit predicts have the same experts.
+    """
+    sets = np.sort(traces["expert_index"].values[:, :, reach:], -1)
+    varies = np.flatnonzero([(one != one[0, 0]).any() for one in sets])
+    some = traces.isel(layer=varies)
+    fit = couplings(some, reach).data
+    curve = im.expert_correlation(
+        some, primary=False, centre="sequence", max_distance=max_lag, n_resamples=0
+    )["correlation"].sum("expert")
+    curve = curve.rename(distance="lag")
+    strength = np.sqrt((fit["J"] ** 2).mean(("expert", "next_expert")))
+    result = xr.Dataset(
+        {
+            "strength": strength.assign_attrs(
+                long_name="root mean square of the couplings at a distance", units="1"
+            ),
+            "self_coupling": fit["self_coupling_at"],
+            "correlation": (curve / curve.sel(lag=0)).assign_attrs(
+                long_name="C(d) / C(0) about the mean of each sequence", units="1"
+            ),
+        }
+    )
+    return result.reindex(layer=traces["layer"].values)

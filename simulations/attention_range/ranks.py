@@ -1,0 +1,59 @@
+"""Whether couplings are in the order of the attention."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from scipy.stats import spearmanr
+from trained_models.intervals import told
+
+__all__ = ["rank_correlation", "rank_correlations"]
+
+
+def rank_correlation(one: xr.DataArray, other: xr.DataArray, dim: str) -> xr.DataArray:
+    """Spearman's rank correlation along a dim; NaN where one of the two is constant."""
+
+    def of_rows(x: np.ndarray, y: np.ndarray) -> float:
+        is_known = np.isfinite(x) & np.isfinite(y)
+        x, y = x[is_known], y[is_known]
+        if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+            return float("nan")
+        return float(spearmanr(x, y).statistic)
+
+    return xr.apply_ufunc(of_rows, one, other, input_core_dims=[[dim], [dim]], vectorize=True)
+
+
+def rank_correlations(data: xr.Dataset, more: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
+    """Between arms at one distance, and between distances in one arm; intervals over seeds.
+
+    Parameters
+    ----------
+    data : Dataset (recipe, seed, kind, layer, ..)
+    more : Dataset (recipe, seed, layer, distance)
+        What the context adds to the couplings.
+    """
+    attention = data["attention"].sel(lag=data["distance"].values).rename(lag="distance")
+    whole = data.sel(kind="data", drop=True)
+    own = data.sel(kind="exchanged", drop=True)
+    couplings = {
+        "strength": whole["strength"],
+        "strength of exchanged tokens": own["strength"],
+        "strength, added by context": more["strength"],
+        "self-coupling": whole["self_coupling"],
+        "self-coupling, added by context": more["self_coupling"],
+    }
+    result = {}
+    for name, values in couplings.items():
+        arms = rank_correlation(values, attention, "recipe")
+        distances = rank_correlation(values, attention, "distance").mean("recipe")
+        result[name] = {
+            "between arms, by layer": _each(arms.mean("distance"), "layer"),
+            "between arms, by distance": _each(arms.mean("layer"), "distance"),
+            "between arms": {"all": told(arms.mean(("layer", "distance")))},
+            "between distances, by layer": _each(distances, "layer"),
+        }
+    return result
+
+
+def _each(values: xr.DataArray, dim: str) -> dict[str, str]:
+    return {str(place): told(values.sel({dim: place})) for place in values[dim].values.tolist()}

@@ -1,0 +1,151 @@
+"""Does the coupling of experts at a distance follow the attention at that distance.
+
+Small OLMoE models whose attention is cut to windows or made to fall with the distance: fitted
+couplings at each distance, against the attention weight that the trained models give to it.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from arms import ARMS, WINDOWS, labels_of
+from couplings import at_distances, exchanged
+from figures import correlation_figure, distance_figure, scatter_figure
+from profiles import attention_profile
+from ranks import rank_correlations
+from trained_models.intervals import told
+from trained_models.measuring import capture
+from trained_models.options import ModelStudy, parse
+from trained_models.results import kept
+from trained_models.store import Job, Store, in_parallel
+
+REACH = 8
+
+
+def measured_of(store: Store, job: Job) -> xr.Dataset:
+    """Couplings, correlations and attention of one model."""
+    context = store.size.context
+    max_lag = min(64, context // 4)
+    reach = min(REACH, context // 8)
+    model = store.model(job)
+    windows = store.text.held_out.token_id
+    traces = capture(model, windows)
+    kinds = {"data": traces, "exchanged": exchanged(traces, job.seed)}
+    found = [at_distances(one, reach, max_lag) for one in kinds.values()]
+    result = xr.concat(found, xr.Variable("kind", list(kinds)), combine_attrs="override")
+    profile = attention_profile(model, store.text.followed(store.size), max_lag)
+    loss = store.measured(job)["loss"].mean("window")
+    perplexity = np.exp(loss).assign_attrs(long_name="held-out perplexity", units="1")
+    return result.assign(attention=profile, perplexity=perplexity.drop_vars(["recipe", "seed"]))
+
+
+def measured(store: Store) -> xr.Dataset:
+    """The same of every model, (recipe, seed, ..); those that are not there are trained."""
+    seeds = range(store.size.n_seeds)
+    jobs = [Job(arm, seed) for arm in ARMS for seed in seeds]
+    found = in_parallel(partial(measured_of, store), jobs)
+    rows = [
+        xr.concat(found[place : place + len(seeds)], xr.Variable("seed", list(seeds)))
+        for place in range(0, len(jobs), len(seeds))
+    ]
+    names = xr.Variable("recipe", [arm.name for arm in ARMS])
+    return xr.concat(rows, names, combine_attrs="override")
+
+
+def added(data: xr.Dataset) -> xr.Dataset:
+    """What is left of each coupling without that of exchanged tokens: what the context adds."""
+    names = ["strength", "self_coupling"]
+    return data[names].sel(kind="data", drop=True) - data[names].sel(kind="exchanged", drop=True)
+
+
+def table(data: xr.Dataset) -> dict[str, dict[str, str]]:
+    """Of each way to attend, means over layers, with intervals over seeds."""
+    whole = data.sel(kind="data").mean("layer")
+    more = added(data).mean("layer")
+    last = int(data["distance"][-1])
+    shown = [d for d in (1, 2, 4, 8) if d <= last]
+    rows = {}
+    for name, label in labels_of(data).items():
+        one, beyond = whole.sel(recipe=name), more.sel(recipe=name)
+        rows[label] = {"perplexity": told(one["perplexity"])}
+        near = one["attention"].sel(lag=slice(1, last)).sum("lag")
+        rows[label]["attention to itself"] = told(one["attention"].sel(lag=0))
+        rows[label][f"attention to 1 to {last} before"] = told(near)
+        for d in shown:
+            rows[label] |= {
+                f"strength at {d}": told(one["strength"].sel(distance=d), 3),
+                f"strength at {d}, added by context": told(beyond["strength"].sel(distance=d), 3),
+                f"self-coupling at {d}": told(one["self_coupling"].sel(distance=d), 3),
+                f"self-coupling at {d}, added by context": told(
+                    beyond["self_coupling"].sel(distance=d), 3
+                ),
+            }
+    return rows
+
+
+def by_layer(data: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
+    """What the context adds to the strength, for each layer and distance."""
+    more = added(data)["strength"]
+    return {
+        label: {
+            f"layer {layer}": {
+                str(d): told(more.sel(recipe=name, layer=layer, distance=d), 3)
+                for d in data["distance"].values.tolist()
+            }
+            for layer in data["layer"].values.tolist()
+        }
+        for name, label in labels_of(data).items()
+    }
+
+
+def beyond_windows(more: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
+    """Mean of what the context adds at the distances that a layer can see, and further.
+
+    A window w shows layer l, and all layers before it, (l + 1) w tokens back.
+    """
+    strength, last = more["strength"], int(more["distance"][-1])
+    rows: dict[str, dict[str, dict[str, str]]] = {}
+    for name, label in labels_of(more).items():
+        if name not in WINDOWS:
+            continue
+        row, window = rows.setdefault(label, {}), WINDOWS[name]
+        for layer in more["layer"].values.tolist():
+            seen = (layer + 1) * window
+            one = strength.sel(recipe=name, layer=layer)
+            spans = {"seen": slice(1, seen), "further": slice(seen + 1, last)}
+            parts = {title: one.sel(distance=span) for title, span in spans.items()}
+            row[f"layer {layer}"] = {
+                title: told(part.mean("distance"), 4)
+                for title, part in parts.items()
+                if part.sizes["distance"]
+            }
+    return rows
+
+
+def main(study: ModelStudy) -> None:
+    """Train, measure, draw, and conclude."""
+    # Prepared once, to be sent to every process.
+    _ = study.store.text
+    data = kept(study, __file__, lambda: measured(study.store))
+    more = added(data)
+    study.draw("distances.png", distance_figure(data, more))
+    study.draw("scatter.png", scatter_figure(data, more))
+    study.draw("correlation.png", correlation_figure(data))
+    study.conclude(
+        {
+            "arms": table(data),
+            "rank correlation of coupling and attention": rank_correlations(data, more),
+            "mean strength added by context": beyond_windows(more),
+            "strength added by context": by_layer(data),
+        }
+    )
+
+
+if __name__ == "__main__":
+    main(parse(__doc__, __file__))
