@@ -29,7 +29,7 @@ def measured(store: Store) -> xr.Dataset:
     """What is measured of every model, (recipe, seed, ..); those not there are trained."""
     seeds = range(store.size.n_seeds)
     jobs = [Job(arm, seed) for arm in ARMS for seed in seeds]
-    found = in_parallel(partial(measured_of, store), jobs)
+    found = in_parallel(partial(measured_of, store), jobs, is_toy=store.size.is_toy)
     rows = [
         xr.concat(found[place : place + len(seeds)], xr.Variable("seed", list(seeds)))
         for place in range(0, len(jobs), len(seeds))
