@@ -154,11 +154,16 @@ def each_seed(store: Store, look: Look) -> xr.Dataset:
     in_parallel(store.make, missing, is_toy=store.size.is_toy)
     tasks = [(one, seed) for one in SUBJECTS for seed in range(store.size.n_seeds)]
     found = in_parallel(partial(_look_at_subject, store, look), tasks, is_toy=store.size.is_toy)
-    rows: dict[str, list[xr.Dataset]] = {}
+    rows: dict[tuple[str, str], list[xr.Dataset]] = {}
     for parts in found:
-        for part in parts:
-            rows.setdefault(part["subject"].item(), []).append(part)
-    return _concat([_concat(parts, "seed") for parts in rows.values()], "subject")
+        for name, label, part in parts:
+            rows.setdefault((name, label), []).append(part)
+    seeds = xr.Variable("seed", range(store.size.n_seeds))
+    names, labels = (list(column) for column in zip(*rows, strict=True))
+    data = _concat(
+        [_concat(parts, seeds) for parts in rows.values()], xr.Variable("subject", names)
+    )
+    return data.assign_coords(label=("subject", labels))
 
 
 def look_at(pretrained: Pretrained, look: Look) -> dict[str, xr.Dataset]:
@@ -167,21 +172,26 @@ def look_at(pretrained: Pretrained, look: Look) -> dict[str, xr.Dataset]:
         return {_joined(pretrained.name, stack.name, "-"): look(stack) for stack in stacks}
 
 
-def _look_at_subject(store: Store, look: Look, task: tuple[Subject, int]) -> list[xr.Dataset]:
+def _look_at_subject(
+    store: Store, look: Look, task: tuple[Subject, int]
+) -> list[tuple[str, str, xr.Dataset]]:
     subject, seed = task
     with subject.stacks(store, seed) as stacks:
         return [
-            look(stack).assign_coords(
-                subject=_joined(subject.name, stack.name, "-"),
-                label=_joined(subject.label, stack.name, ", "),
-                seed=seed,
+            (
+                _joined(subject.name, stack.name, "-"),
+                _joined(subject.label, stack.name, ", "),
+                look(stack),
             )
             for stack in stacks
         ]
 
 
-def _concat(parts: list[xr.Dataset], dim: str) -> xr.Dataset:
-    return xr.concat(parts, dim, join="outer", coords="different", compat="equals")
+def _concat(parts: list[xr.Dataset], dim: xr.Variable) -> xr.Dataset:
+    """Join them; what some lack, such as a layer or a band, is not a number there."""
+    return xr.concat(
+        parts, dim, join="outer", coords="minimal", compat="no_conflicts", combine_attrs="override"
+    )
 
 
 def _stacks(
