@@ -18,8 +18,6 @@ _COLOURS = {
     "window-1": "#9ecae1",
     "window-4": "#4292c6",
     "window-16": "#08306b",
-    "exponential": "#7a0177",
-    "power-law-2": "#d94801",
     "power-law-1": "#fdae6b",
     "alibi": "#238b45",
     "olmoe": "#000000",
