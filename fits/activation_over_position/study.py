@@ -43,11 +43,14 @@ def drift(stack: Stack) -> xr.Dataset:
     entropy = im.load_balance(stack.traces)["load_entropy"] / np.log(2)
     about = "share of the experts that drift, false discovery rate 5 %"
     parts = {"later": later, "of_ids": of_ids}
-    return whole.assign(
-        {f"{name}_{when}": part[name] for when, part in parts.items() for name in DRIFTS}
-    ).assign(
-        drifting=moving.assign_attrs(long_name=about, units="1"),
-        load_bits=entropy.assign_attrs(long_name="entropy of the load", units="bit"),
+    # Blocks of different models start at different positions.
+    return (
+        whole.reset_coords("block_start")
+        .assign({f"{name}_{when}": part[name] for when, part in parts.items() for name in DRIFTS})
+        .assign(
+            drifting=moving.assign_attrs(long_name=about, units="1"),
+            load_bits=entropy.assign_attrs(long_name="entropy of the load", units="bit"),
+        )
     )
 
 
