@@ -7,7 +7,6 @@ couplings at each distance, against the attention weight that the trained models
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from trained_models.intervals import told
 from trained_models.measuring import capture
 from trained_models.options import ModelStudy, parse
 from trained_models.results import kept
-from trained_models.store import Job, Store, in_parallel
+from trained_models.store import Job, Store, measured_of_each
 
 REACH = 8
 
@@ -43,19 +42,6 @@ def measured_of(store: Store, job: Job) -> xr.Dataset:
     loss = store.measured(job)["loss"].mean("window")
     perplexity = np.exp(loss).assign_attrs(long_name="held-out perplexity", units="1")
     return result.assign(attention=profile, perplexity=perplexity.drop_vars(["recipe", "seed"]))
-
-
-def measured(store: Store) -> xr.Dataset:
-    """The same of every model, (recipe, seed, ..); those that are not there are trained."""
-    seeds = range(store.size.n_seeds)
-    jobs = [Job(arm, seed) for arm in ARMS for seed in seeds]
-    found = in_parallel(partial(measured_of, store), jobs, is_toy=store.size.is_toy)
-    rows = [
-        xr.concat(found[place : place + len(seeds)], xr.Variable("seed", list(seeds)))
-        for place in range(0, len(jobs), len(seeds))
-    ]
-    names = xr.Variable("recipe", [arm.name for arm in ARMS])
-    return xr.concat(rows, names, combine_attrs="override")
 
 
 def added(data: xr.Dataset) -> xr.Dataset:
@@ -132,7 +118,7 @@ def main(study: ModelStudy) -> None:
     """Train, measure, draw, and conclude."""
     # Prepared once, to be sent to every process.
     _ = study.store.text
-    data = kept(study, __file__, lambda: measured(study.store))
+    data = kept(study, __file__, lambda: measured_of_each(study.store, ARMS, measured_of))
     more = added(data)
     study.draw("distances.png", distance_figure(data, more))
     study.draw("scatter.png", scatter_figure(data, more))

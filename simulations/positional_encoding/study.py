@@ -7,7 +7,6 @@ perplexity, rates of the experts over the position, probes of the position, coup
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import xarray as xr
@@ -19,7 +18,7 @@ from positions import measured_of
 from trained_models.intervals import told
 from trained_models.options import ModelStudy, parse
 from trained_models.results import kept
-from trained_models.store import Job, Store, in_parallel
+from trained_models.store import Store, measured_of_each
 
 DIGITS = {"perplexity": 2, "drift_bits": 4, "drifting": 2, "self_coupling": 3, "gain_bits": 3}
 INPUTS = {"hidden_state": "router's input", "expert_index": "choice"}
@@ -27,15 +26,7 @@ INPUTS = {"hidden_state": "router's input", "expert_index": "choice"}
 
 def measured(store: Store) -> xr.Dataset:
     """What is measured of every model, (recipe, seed, ..); those not there are trained."""
-    seeds = range(store.size.n_seeds)
-    jobs = [Job(arm, seed) for arm in ARMS for seed in seeds]
-    found = in_parallel(partial(measured_of, store), jobs, is_toy=store.size.is_toy)
-    rows = [
-        xr.concat(found[place : place + len(seeds)], xr.Variable("seed", list(seeds)))
-        for place in range(0, len(jobs), len(seeds))
-    ]
-    names = xr.Variable("recipe", [arm.name for arm in ARMS])
-    data = xr.concat(rows, names, combine_attrs="override")
+    data = measured_of_each(store, ARMS, measured_of)
     return data.assign_coords(label=("recipe", [LABELS[arm.name] for arm in ARMS]))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from trained_models.recipes import Recipe
 from trained_models.sizes import Size
 from trained_models.text import Text, prepare
 
-__all__ = ["Job", "Store", "in_parallel", "trained"]
+__all__ = ["Job", "Store", "in_parallel", "measured_of_each", "trained"]
 
 # To be raised where a change of the code makes the models others than before.
 _VERSION = 1
@@ -114,6 +114,26 @@ def trained(store: Store, recipes: Sequence[Recipe]) -> xr.Dataset:
         for one in recipes
     ]
     return xr.concat(rows, "recipe", join="outer")
+
+
+def measured_of_each(
+    store: Store, recipes: Sequence[Recipe], measure: Callable[[Store, Job], xr.Dataset]
+) -> xr.Dataset:
+    """Measure every recipe from every seed, as many at once as there are cores.
+
+    Returns
+    -------
+    Dataset (recipe, seed, ..)
+    """
+    seeds = range(store.size.n_seeds)
+    jobs = [Job(one, seed) for one in recipes for seed in seeds]
+    found = in_parallel(partial(measure, store), jobs, is_toy=store.size.is_toy)
+    rows = [
+        xr.concat(found[place : place + len(seeds)], xr.Variable("seed", list(seeds)))
+        for place in range(0, len(jobs), len(seeds))
+    ]
+    names = xr.Variable("recipe", [one.name for one in recipes])
+    return xr.concat(rows, names, combine_attrs="override")
 
 
 def in_parallel(work: Any, jobs: Sequence[Any], *, is_toy: bool = False) -> list[Any]:
