@@ -38,6 +38,7 @@ def told_positions(
         return im.probe(
             stack.traces,
             block_length=[one for one in block_lengths if one < stack.traces.sizes["position"]],
+            n_folds=min(3, stack.traces.sizes["sequence"]),
             n_shuffles=n_shuffles,
             max_tokens=max_tokens,
             subspaces=None if stack.model is None else subspaces_of(stack.model),
