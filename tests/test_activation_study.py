@@ -55,7 +55,7 @@ def test_drift_of_the_ids_stays_and_that_of_the_position_goes(study):
     by_position = traces_of(drift, rng.integers(0, N_IDS, shape))
     for traces, stays in ((by_id, True), (by_position, False)):
         whole = im.activation(traces, block_length=16)
-        of_ids = im.activation(study.among_same_ids(traces), block_length=16)
+        of_ids = im.activation(study.exchanged(traces, 0), block_length=16)
         assert whole["layer_drift_p_value"].item() < 1e-6
         left = of_ids["layer_drift_bits"].item()
         if stays:
@@ -69,7 +69,7 @@ def test_ids_keep_their_sets_and_layers_move_together(study):
     traces, inside = ragged(rng, 3, rng.integers(1, LENGTH + 1, N_TEXTS), LENGTH)
     token_id = np.where(inside, rng.integers(0, N_IDS, (N_TEXTS, LENGTH)), -1).astype("int32")
     traces = traces.assign(token_id=(("sequence", "position"), token_id))
-    moved = study.among_same_ids(traces)
+    moved = study.exchanged(traces, 0)
     im.validate(moved)
     assert study.knows_ids(traces)
     rows = [

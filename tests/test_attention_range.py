@@ -14,10 +14,11 @@ import isingmoe as im
 SIMULATIONS = Path(__file__).parents[1] / "simulations"
 sys.path[:0] = [str(SIMULATIONS), str(SIMULATIONS / "attention_range")]
 
-from couplings import at_distances, exchanged  # noqa: E402
+from couplings import at_distances  # noqa: E402
 from profiles import attention_profile  # noqa: E402
 from ranks import rank_correlation  # noqa: E402
 from trained_models.attending import ALIBI, Attending  # noqa: E402
+from trained_models.exchanging import exchanged  # noqa: E402
 from trained_models.measuring import capture  # noqa: E402
 from trained_models.sizes import Size  # noqa: E402
 

@@ -15,6 +15,7 @@ import xarray as xr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "simulations"))
 from figures import bits_figure, rates_figure
+from trained_models.exchanging import exchanged
 from trained_models.intervals import told
 from trained_models.options import ModelStudy, parse
 from trained_models.results import kept
@@ -36,7 +37,7 @@ def drift(stack: Stack) -> xr.Dataset:
     length = whole.attrs["block_length"]
     later = im.activation(without_beginning(stack.traces, length), block_length=length)
     if knows_ids(stack.traces):
-        of_ids = im.activation(among_same_ids(stack.traces), block_length=length)
+        of_ids = im.activation(exchanged(stack.traces, 0), block_length=length)
     else:
         of_ids = whole[list(DRIFTS)].where(False)
     moving = (whole["uniformity_q_value"] < 0.05).mean("expert")
@@ -66,23 +67,6 @@ def knows_ids(traces: xr.Dataset) -> bool:
     """Whether all tokens have an id."""
     known = traces["token_id"] >= 0 if "token_id" in traces else xr.zeros_like(traces["length"])
     return int(known.sum()) == int(traces["length"].sum())
-
-
-def among_same_ids(traces: xr.Dataset) -> xr.Dataset:
-    """Every token with the experts of a token of the same id, drawn without replacement.
-
-    What drifts then are the ids along the texts, and what is gone is all else that a router may
-    know of a position. An id that occurs once keeps its experts.
-    """
-    token_id = traces["token_id"].values.ravel()
-    known = np.flatnonzero(token_id >= 0)
-    # Ties in the order of the ids are broken once by place, once by chance.
-    place = np.lexsort((known, token_id[known]))
-    drawn = np.lexsort((np.random.default_rng(0).random(len(known)), token_id[known]))
-    experts = traces["expert_index"].values
-    flat = experts.reshape(len(experts), -1, experts.shape[-1]).copy()
-    flat[:, known[place]] = flat[:, known[drawn]]
-    return traces.assign(expert_index=traces["expert_index"].copy(data=flat.reshape(experts.shape)))
 
 
 def told_of(one: xr.Dataset, tell: Any, tell_p: Any) -> dict[str, str]:

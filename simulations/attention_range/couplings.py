@@ -1,4 +1,4 @@
-"""Couplings of experts at each distance, and how much of them is the text's own."""
+"""Couplings of experts at each distance."""
 
 from __future__ import annotations
 
@@ -8,33 +8,7 @@ from trained_models.measuring import couplings
 
 import isingmoe as im
 
-__all__ = ["at_distances", "exchanged"]
-
-
-def exchanged(traces: xr.Dataset, seed: int) -> xr.Dataset:
-    """Traces in which tokens of one id have exchanged their experts.
-
-    Which id stands where stays, and how often an id has which experts; what the experts of a
-    token owe to the tokens before it goes. Of a model whose router sees the token alone,
-    nothing changes.
-
-    Parameters
-    ----------
-    traces : Dataset
-        With token ids, no gaps, and sequences of one length.
-    seed : int
-        Of the exchange, which is the same in all layers.
-    """
-    rng = np.random.default_rng(seed)
-    token_id = traces["token_id"].transpose("sequence", "position").values.ravel()
-    order = ("layer", "sequence", "position", "rank")
-    experts = traces["expert_index"].transpose(*order)
-    source = np.empty(token_id.size, np.intp)
-    source[np.argsort(token_id, kind="stable")] = np.lexsort((rng.random(token_id.size), token_id))
-    flat = experts.values.reshape(len(experts), token_id.size, -1)
-    mixed = flat[:, source].reshape(experts.shape)
-    kept = traces[["expert_index", "length", "token_id"]]
-    return kept.assign(expert_index=(order, mixed))
+__all__ = ["at_distances"]
 
 
 def at_distances(traces: xr.Dataset, reach: int, max_lag: int) -> xr.Dataset:

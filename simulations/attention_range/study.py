@@ -14,10 +14,11 @@ import xarray as xr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from arms import ARMS, WINDOWS, labels_of
-from couplings import at_distances, exchanged
+from couplings import at_distances
 from figures import correlation_figure, distance_figure, scatter_figure
 from profiles import attention_profile
 from ranks import rank_correlations
+from trained_models.exchanging import exchanged
 from trained_models.intervals import told
 from trained_models.measuring import capture
 from trained_models.options import ModelStudy, parse
