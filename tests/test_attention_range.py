@@ -15,11 +15,11 @@ SIMULATIONS = Path(__file__).parents[1] / "simulations"
 sys.path[:0] = [str(SIMULATIONS), str(SIMULATIONS / "attention_range")]
 
 from couplings import at_distances  # noqa: E402
-from profiles import attention_profile  # noqa: E402
 from ranks import rank_correlation  # noqa: E402
 from trained_models.attending import ALIBI, Attending  # noqa: E402
 from trained_models.exchanging import exchanged  # noqa: E402
 from trained_models.measuring import capture  # noqa: E402
+from trained_models.profiles import attention_profile  # noqa: E402
 from trained_models.sizes import Size  # noqa: E402
 
 SIZE = Size(
@@ -100,6 +100,12 @@ def test_couplings_are_those_that_experts_were_drawn_with():
     assert found["self_coupling"].sel(layer=1, distance=2) == pytest.approx(1.5, rel=0.1)
     assert found["correlation"].sel(layer=1, lag=0) == 1
     assert found["correlation"].sel(layer=1, lag=2) > 0.2 > found["correlation"].sel(layer=1, lag=1)
+
+
+def test_nothing_is_fitted_where_nothing_varies():
+    found = at_distances(im.traces_from_arrays(np.zeros((2, 5, 40, 1), int), num_experts=4), 3, 16)
+    assert dict(found.sizes) == {"layer": 2, "distance": 3, "lag": 17}
+    assert all(found[name].isnull().all() for name in found)
 
 
 def test_rank_correlation():

@@ -32,6 +32,16 @@ def at_distances(traces: xr.Dataset, reach: int, max_lag: int) -> xr.Dataset:
     """
     sets = np.sort(traces["expert_index"].values[:, :, reach:], -1)
     varies = np.flatnonzero([(one != one[0, 0]).any() for one in sets])
+    if not varies.size:
+        nothing = np.full((len(sets), reach), np.nan)
+        return xr.Dataset(
+            {
+                "strength": (("layer", "distance"), nothing),
+                "self_coupling": (("layer", "distance"), nothing),
+                "correlation": (("layer", "lag"), np.full((len(sets), max_lag + 1), np.nan)),
+            },
+            {"layer": traces["layer"].values, "distance": np.arange(1, reach + 1)},
+        ).assign_coords(lag=np.arange(max_lag + 1))
     some = traces.isel(layer=varies)
     fit = couplings(some, reach).data
     curve = im.expert_correlation(

@@ -54,7 +54,6 @@ def distance_figure(data: xr.Dataset, more: xr.Dataset) -> Figure:
     for ax in axes[1]:
         ax.set_yscale("log")
     for ax in axes[2]:
-        ax.set_yscale("symlog", linthresh=0.01)
         ax.axhline(0, color="0.5", lw=0.8)
     figure.supxlabel("distance (tokens)", fontsize=10)
     _legend(figure, axes[0, 0])
@@ -84,9 +83,10 @@ def scatter_figure(data: xr.Dataset, more: xr.Dataset) -> Figure:
         ax.set_xscale("symlog", linthresh=1e-3)
         ax.set_yscale("symlog", linthresh=0.01)
         ax.axhline(0, color="0.5", lw=0.8)
-        ax.set_xlim(left=-2e-4)
         ax.set_title(f"layer {layer}", fontsize=10)
         ax.grid(alpha=0.3)
+    # Of the shared axis: a limit that is set in one panel would hide what others have beyond it.
+    axes[0, 0].set_xlim(-2e-4, 1.3 * float(attention.max()))
     axes[0, 0].set_ylabel("strength added by context")
     figure.supxlabel("mean attention weight at that distance", fontsize=10)
     _legend(figure, axes[0, 0])

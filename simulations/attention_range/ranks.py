@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
+from arms import WINDOWS
 from scipy.stats import spearmanr
 from trained_models.intervals import told
 
@@ -26,6 +27,10 @@ def rank_correlation(one: xr.DataArray, other: xr.DataArray, dim: str) -> xr.Dat
 def rank_correlations(data: xr.Dataset, more: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
     """Between arms at one distance, and between distances in one arm; intervals over seeds.
 
+    Between all arms, and without those of which a correlation of ranks would say no more than
+    that what cannot be seen has no effect: the one that sees nothing, and all that do not see
+    as far as couplings are fitted.
+
     Parameters
     ----------
     data : Dataset (recipe, seed, kind, layer, ..)
@@ -42,14 +47,29 @@ def rank_correlations(data: xr.Dataset, more: xr.Dataset) -> dict[str, dict[str,
         "self-coupling": whole["self_coupling"],
         "self-coupling, added by context": more["self_coupling"],
     }
+    farthest = int(data["distance"][-1])
+    names = data["recipe"].values.tolist()
+    subsets = {
+        "all": names,
+        "that see a token before": [one for one in names if WINDOWS.get(one, farthest) > 0],
+        f"that see {farthest} before": [
+            one for one in names if WINDOWS.get(one, farthest) >= farthest
+        ],
+    }
     result = {}
     for name, values in couplings.items():
-        arms = rank_correlation(values, attention, "recipe")
+        between = {
+            title: rank_correlation(values.sel(recipe=some), attention.sel(recipe=some), "recipe")
+            for title, some in subsets.items()
+        }
+        arms = between["all"]
         distances = rank_correlation(values, attention, "distance").mean("recipe")
         result[name] = {
             "between arms, by layer": _each(arms.mean("distance"), "layer"),
             "between arms, by distance": _each(arms.mean("layer"), "distance"),
-            "between arms": {"all": told(arms.mean(("layer", "distance")))},
+            "between arms": {
+                title: told(found.mean(("layer", "distance"))) for title, found in between.items()
+            },
             "between distances, by layer": _each(distances, "layer"),
         }
     return result

@@ -16,12 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from arms import ARMS, WINDOWS, labels_of
 from couplings import at_distances
 from figures import correlation_figure, distance_figure, scatter_figure
-from profiles import attention_profile
 from ranks import rank_correlations
 from trained_models.exchanging import exchanged
 from trained_models.intervals import told
 from trained_models.measuring import capture
 from trained_models.options import ModelStudy, parse
+from trained_models.profiles import attention_profile
 from trained_models.results import kept
 from trained_models.store import Job, Store, measured_of_each
 
@@ -91,6 +91,19 @@ def by_layer(data: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
     }
 
 
+def far(data: xr.Dataset) -> dict[str, dict[str, str]]:
+    """C(d) / C(0) far beyond what couplings are fitted to, of the data and of exchanged tokens."""
+    lags = slice(int(data["lag"][-1]) // 3, 2 * int(data["lag"][-1]) // 3)
+    curve = data["correlation"].sel(lag=lags).mean(("lag", "layer"))
+    return {
+        label: {
+            f"{kind}, {lags.start} to {lags.stop}": told(curve.sel(recipe=name, kind=kind), 4)
+            for kind in data["kind"].values.tolist()
+        }
+        for name, label in labels_of(data).items()
+    }
+
+
 def beyond_windows(more: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
     """Mean of what the context adds at the distances that a layer can see, and further.
 
@@ -130,6 +143,7 @@ def main(study: ModelStudy) -> None:
             "rank correlation of coupling and attention": rank_correlations(data, more),
             "mean strength added by context": beyond_windows(more),
             "strength added by context": by_layer(data),
+            "correlation at a distance": far(data),
         }
     )
 
