@@ -111,9 +111,10 @@ def main(study: ModelStudy) -> None:
         {
             "perplexity": table(perplexity, 2),
             "perplexity over that of its own router": table(over_own, 3),
-            "perplexity over that of one set for all": table(
-                perplexity / perplexity.sel(kind="constant"), 3
-            ),
+            **{
+                f"perplexity over that of {said}": table(perplexity / perplexity.sel(kind=kind), 3)
+                for kind, said in (("constant", "one set for all"), ("random", "chance"))
+            },
             "perplexity without experts": told(data["without_experts"]),
         }
     )
