@@ -40,7 +40,7 @@ def accuracy_figure(data: xr.Dataset) -> Figure:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     figure.suptitle(
-        "New texts. Bars: 95 % intervals over seeds; dashes: shifted labels",
+        "Windows held out. Bars: 95 % intervals over seeds; dashes: shifted labels",
         fontsize=10,
     )
     return figure
@@ -87,9 +87,9 @@ def band_figure(data: xr.Dataset) -> Figure:
         ax.set_xlabel("wavelength (tokens)")
         ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel("accuracy inside the band")
-    axes[0, 0].legend(fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle(
-        "New texts, mean over layers\nbars: 95 % intervals over seeds; dashed: random subspaces",
+        "Windows held out, mean over layers\nbars: 95 % intervals over seeds; dashed: random subspaces",
         fontsize=10,
     )
     return figure
