@@ -108,6 +108,16 @@ def test_biases_are_kept_with_the_weights():
     remove_router(model)
 
 
+def test_biases_keep_their_digits_in_a_model_of_fewer_bits():
+    model, router = small.causal("olmoe", 2), LossFreeBias()
+    insert_router(model, router)
+    model.add_module("balancing", router)
+    model.to(torch.bfloat16)
+    assert router.bias(0).dtype == torch.float32
+    assert model.model.layers[0].mlp.gate.weight.dtype == torch.bfloat16
+    remove_router(model)
+
+
 def test_another_number_of_experts_is_refused():
     router = LossFreeBias()
     with insert_router(small.causal("olmoe", 2), router):

@@ -219,3 +219,13 @@ def test_gate_distribution_is_a_mean_of_distributions():
 def test_what_is_wrong_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("loss", [MEMLoss(), SwitchLoss(2), ZLoss()])
+def test_probabilities_are_refused(loss):
+    """Releases of transformers before 5.6 give them as router logits."""
+    logits = torch.randn(40, 8)
+    with pytest.raises(ValueError, match="expected router logits, got rows of probabilities"):
+        loss((logits.softmax(-1),))
+    assert torch.isfinite(loss((torch.zeros(0, 8),)))
+    assert torch.isfinite(loss((torch.zeros(5, 8),)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from functools import cache
 
 import numpy as np
@@ -454,3 +456,90 @@ def test_switch_gets_one_expert_to_a_token():
         assert (index >= 0).sum() == index.shape[0] * made["gate"][stack]["length"].sum()
         weight = made[0.5][stack]["gate_weight"].values
         assert (weight[~np.isnan(weight) & (weight > 0)] == 0.5).all()
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "glm4_moe"])
+def test_a_lone_token_does_not_tell_how_scaled_weights_are_made(name):
+    """Normalised and multiplied by 2.5, or by what happens to fit: two tokens tell them apart."""
+    model = FAMILIES[name].build()
+    model.config.routed_scaling_factor = 2.5
+    for module in model.modules():
+        if hasattr(module, "routed_scaling_factor"):
+            module.routed_scaling_factor = 2.5
+    ids = torch.from_numpy(read()[0][:2].astype(np.int64) % model.config.vocab_size)
+    with torch.no_grad():
+        inserted = insert_router(model, Turned())
+        with pytest.raises(ValueError, match="tell whether weights are normalised"):
+            model(input_ids=ids[:1, :1])
+        whole = model(input_ids=ids).logits
+        # What one text told is known for a lone token.
+        lone = model(input_ids=ids[:1, :1]).logits
+        inserted.remove()
+    torch.testing.assert_close(lone[0, 0], whole[0, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_routers_that_know_layers_are_for_one_stack():
+    model, texts = small.switch(), small.token_ids(20, 20)
+    layers = sorted(capture(model, texts)["encoder"]["layer"].values.tolist())
+    num_experts = int(capture(model, texts)["encoder"].attrs["num_experts"])
+    table = StaticRouter({n: np.array([[n % 2]]) for n in layers}, num_experts=num_experts)
+    for router in (table, LossFreeBias()):
+        with pytest.raises(ValueError, match=r"got layer \d of decoder and encoder; name one"):
+            insert_router(model, router)
+    with pytest.raises(ValueError, match="stack: expected one of decoder, encoder, got 'vision'"):
+        insert_router(model, table, stack="vision")
+    own = capture(model, texts)["encoder"]
+    with insert_router(model, table, stack="decoder"):
+        made = capture(model, texts)
+    assert made["encoder"]["expert_index"].equals(own["expert_index"])
+    for place, layer in enumerate(made["decoder"]["layer"].values):
+        index = made["decoder"]["expert_index"].values[place]
+        assert (index[index >= 0] == layer % 2).all()
+    # Biases of its own for each stack.
+    biases = {stack: LossFreeBias() for stack in ("encoder", "decoder")}
+    for stack, router in biases.items():
+        insert_router(model, router, stack=stack)
+    capture(model.train(), texts)
+    remove_router(model)
+
+
+def test_ids_that_are_no_experts_are_refused():
+    class Own(Router):
+        def choose(self, tokens):
+            return tokens.chosen - 9
+
+    ids = torch.ones((1, 4), dtype=torch.int64)
+    with insert_router(olmoe(), Own()), pytest.raises(ValueError, match="Own: expected ids of 0"):
+        olmoe()(input_ids=ids)
+
+
+def test_a_model_with_a_router_can_be_forgotten():
+    model = small.causal("olmoe", 4)
+    insert_router(model, RandomRouter())
+    model(input_ids=torch.ones((1, 4), dtype=torch.int64)).logits.sum().backward()
+    alive = weakref.ref(model.model.layers[0].mlp.experts)
+    del model
+    gc.collect()
+    assert alive() is None
+
+
+def test_texts_that_are_packed_have_positions_of_their_own():
+    rng = np.random.default_rng(0)
+    sets = {n: rng.permuted(np.tile(np.arange(8), (12, 1)), axis=1)[:, :2] for n in range(3)}
+    ids = torch.from_numpy(read()[0][:2].astype(np.int64))
+    place = torch.arange(LENGTH) % (LENGTH // 2)
+    router = StaticRouter(sets, num_experts=8)
+    with insert_router(olmoe(), router), recorded(olmoe()) as recorder, torch.no_grad():
+        olmoe()(input_ids=ids, position_ids=place[None], use_cache=False)
+        found = recorder.take()[0].expert_index.reshape(2, LENGTH, 2).numpy()
+    assert (np.sort(found, -1) == np.sort(sets[0][place.numpy()], -1)).all()
+
+
+def test_tables_of_another_model_are_refused():
+    router = HashRouter(0, {n: np.array([[0, 3]]) for n in range(3)}, num_experts=4)
+    with pytest.raises(ValueError, match="router: expected 8 experts, as layer 0 has, got 4"):
+        insert_router(olmoe(), router)
+    with pytest.raises(ValueError, match="num_experts: expected the number of experts"):
+        HashRouter(0, {0: np.array([[0, 3]])})
+    with pytest.raises(TypeError, match="seed: expected a whole number, got Generator"):
+        HashRouter(np.random.default_rng(0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,35 @@ def test_what_lies_outside_a_subspace_leaves_its_pair_alone(family, olmoe):
             own = [2 * band, 2 * band + 1] if neighbours else [band, band + n]
             size = np.abs(turned).max()
             assert np.abs(turned[:, own]).max() < 1e-4 * size
+
+
+def test_gains_of_queries_and_keys_say_what_leads(olmoe):
+    """Of fewer directions than rows, those that the gains make large are kept."""
+    model = copy.deepcopy(olmoe)
+    attention = model.model.layers[1].self_attn
+    rng = np.random.default_rng(0)
+    gains = {}
+    for name in ("q_norm", "k_norm"):
+        weight = getattr(attention, name).weight
+        gains[name] = np.exp(rng.normal(0, 1.5, len(weight)))
+        weight.data.copy_(torch.from_numpy(gains[name]))
+    made = im.rope_subspaces(model, layer=[1], n_directions=3)
+    layer = model.model.layers[1]
+    ratio = (layer.input_layernorm.weight / layer.post_attention_layernorm.weight).detach().numpy()
+    head, n = attention.head_dim, attention.head_dim // 2
+    for band in range(n):
+        rows = []
+        for proj, norm in (("q_proj", "q_norm"), ("k_proj", "k_norm")):
+            weight = getattr(attention, proj).weight.detach().numpy() * ratio
+            for place, row in enumerate(weight):
+                if place % head in (band, band + n):
+                    rows.append(row * gains[norm][place])
+        _, values, directions = np.linalg.svd(np.array(rows), full_matrices=False)
+        basis = made["basis"].values[0, band]
+        overlap = np.linalg.norm(basis @ directions[:3].T) ** 2
+        assert overlap == pytest.approx(3, rel=1e-3)
+        share = (values[:3] ** 2).sum() / (values**2).sum()
+        assert made["explained"].values[0, band] == pytest.approx(share, rel=1e-4)
 
 
 def test_a_captured_model_is_probed(olmoe, tmp_path):

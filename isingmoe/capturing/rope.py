@@ -102,9 +102,10 @@ def rope_subspaces(
     which is the residual stream x, normed to n(x) and multiplied with a gain g: W diag(g) n(x).
     The input of the router is the same stream behind the attention, with its own gain g':
     u = diag(g') n(x). What pair j reads of x lies in u as the rows of W diag(g / g'), those of both
-    members of the pair, of queries and keys and all heads. Gains and scales of single queries
-    and keys leave the span of these rows as it is. Of a band with more rows than directions,
-    the leading ones of their singular value decomposition are kept.
+    members of the pair, of queries and keys and all heads, times the gains of the norms that
+    queries and keys may have of their own; what such a norm divides a token's query by leaves
+    the span of the rows as it is. Of a band with more rows than directions, the leading ones of
+    their singular value decomposition are kept.
 
     It is the attention of the same layer, which has already read the stream when the router
     does. A probe that finds position there says where in the input it stands, not that
@@ -235,8 +236,22 @@ def _layer(modules: dict[str, nn.Module], site: Site, where: str) -> _Layer:
             )
         heads = weight.detach().double().cpu().numpy() * ratio
         heads = heads.reshape(n_heads, attention.head_dim, width)
+        heads = heads * _gains_of_heads(attention, name, n_heads)[..., None]
         rows.append(heads[:, pairs].transpose(1, 0, 2, 3).reshape(len(pairs), -1, width))
     return _Layer(np.concatenate(rows, axis=1), inverse)
+
+
+def _gains_of_heads(attention: Any, name: str, n_heads: int) -> Array:
+    """What a norm of the queries or keys multiplies them with, (head, place)."""
+    norm = getattr(attention, name.replace("proj", "norm"), None)
+    places, all_places = attention.head_dim, n_heads * attention.head_dim
+    weight = getattr(norm, "weight", None)
+    if isinstance(norm, nn.Module) and isinstance(weight, Tensor):
+        if weight.numel() == all_places:
+            return _gain(norm, all_places).reshape(n_heads, places)
+        if weight.numel() == places:
+            return np.tile(_gain(norm, places), (n_heads, 1))
+    return np.ones((n_heads, places))
 
 
 def _attention(modules: dict[str, nn.Module], site: Site, where: str) -> tuple[Any, Any]:

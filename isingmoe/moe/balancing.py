@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +22,8 @@ class LossFreeBias(nn.Module, Router):
     arXiv:2408.15664; DeepSeek-V3, arXiv:2412.19437, section 2.1.2).
 
     A module, so that biases can be kept with the weights of the model: they are buffers
-    `bias_7` of layer 7, which are there as soon as it is put into a model.
+    `bias_7` of layer 7, which are there as soon as it is put into a model. They stay in
+    float32, where a step of 0.001 counts, when the model is converted to fewer bits.
 
     Parameters
     ----------
@@ -32,12 +36,22 @@ class LossFreeBias(nn.Module, Router):
         If the rate is not positive.
     """
 
+    is_by_layer = True
+
     def __init__(self, rate: float = 1e-3) -> None:
         super().__init__()
         if not rate > 0:
             raise ValueError(f"rate: expected a positive number, got {rate}")
         self.rate = rate
         self._layers: list[int] = []
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move buffers to another device, but not to another dtype."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(fn(tensor).device)
+
+        return super()._apply(moved, recurse)
 
     def check(self, layer: int, num_experts: int) -> None:
         """As `Router.check`; makes the biases of a layer that is new."""

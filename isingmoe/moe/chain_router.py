@@ -47,6 +47,8 @@ class ChainRouter(Router):
         If an argument is impossible.
     """
 
+    is_by_layer = True
+
     def __init__(
         self,
         laws: Mapping[int, Law],

@@ -51,7 +51,7 @@ class GateLaw:
         Raises
         ------
         ValueError
-            If there is none.
+            If there is none, or these tokens do not tell which.
         """
         expected = weight.reshape(index.shape).double()
         fits: list[tuple[float, float, GateLaw]] = []
@@ -69,8 +69,15 @@ class GateLaw:
                 f"{label}: expected weights that are softmax or sigmoid scores of the router "
                 "logits, got others; give numbers for weights"
             )
+        plain = [fit for fit in fitting if fit[1] <= 1e-3]
+        if not plain and len(fitting) > 1:
+            # Any scale fits a single token.
+            raise ValueError(
+                f"{label}: expected tokens that tell whether weights are normalised before they "
+                f"are scaled, got {len(index)}; call the model with a text of several tokens first"
+            )
         # Where all logits are equal, several fit: the plainest is meant.
-        return min(fitting, key=lambda fit: (fit[1] > 1e-3, fit[0]))[2]
+        return min(plain or fitting, key=lambda fit: fit[0])[2]
 
     def score(self, logit: Tensor) -> Tensor:
         """Scores (.., expert), in float32 or float64."""

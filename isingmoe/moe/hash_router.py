@@ -32,12 +32,36 @@ class HashRouter(Router):
     tables : mapping of int to int array (token_id, rank), optional
         For each layer, experts of ids that are known, the best first; -1 for those that are
         hashed. `from_traces` makes them.
+    num_experts : int, optional
+        That tables are for; needed with them.
+
+    Raises
+    ------
+    TypeError
+        If the seed is no whole number.
+    ValueError
+        If it is negative, or there are tables of ids out of range, twice in a set, or of
+        nobody knows how many experts.
     """
 
-    def __init__(self, seed: int = 0, tables: Mapping[int, Ids] | None = None) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        tables: Mapping[int, Ids] | None = None,
+        *,
+        num_experts: int | None = None,
+    ) -> None:
+        if not isinstance(seed, int | np.integer):
+            raise TypeError(f"seed: expected a whole number, got {type(seed).__name__}")
         seed_sequence(seed)
-        self._seed = seed
+        self._seed, self._num_experts = int(seed), num_experts
         self._tables = {n: np.asarray(table, np.int64) for n, table in (tables or {}).items()}
+        if self._tables and num_experts is None:
+            raise ValueError("num_experts: expected the number of experts of the tables, got None")
+        for layer, table in self._tables.items():
+            known = table[table[:, 0] >= 0]
+            check_sets(f"tables: layer {layer}", known, num_experts or 0)
+        self.is_by_layer = bool(self._tables)
 
     @classmethod
     def from_traces(cls, traces: xr.Dataset, *, seed: int = 0) -> Self:
@@ -74,14 +98,12 @@ class HashRouter(Router):
             np.add.at(counts, (np.broadcast_to(ids[..., None], index.shape)[here], index[here]), 1)
             best = np.argsort(-counts, axis=1, kind="stable")[:, :top_k]
             tables[layer] = np.where(counts.any(1, keepdims=True), best, -1)
-        return cls(seed, tables)
+        return cls(seed, tables, num_experts=n_experts)
 
     def check(self, layer: int, num_experts: int) -> None:
         """As `Router.check`."""
-        if self._tables:
-            check_layer(layer, num_experts, dict.fromkeys(self._tables, num_experts))
-            table = self._tables[layer]
-            check_sets(f"tables: layer {layer}", table[table[:, 0] >= 0], num_experts)
+        if self._num_experts is not None:
+            check_layer(layer, num_experts, dict.fromkeys(self._tables, self._num_experts))
 
     def choose(self, tokens: Tokens) -> Tensor:
         """As `Router.choose`.

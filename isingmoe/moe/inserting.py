@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 import xarray as xr
@@ -68,6 +68,7 @@ def insert_router(
     router: Router,
     *,
     layers: Collection[int] | None = None,
+    stack: str | None = None,
     weights: Weights = "gate",
 ) -> Inserted:
     """Let a router decide which experts the tokens of a model go to, in place of its own.
@@ -83,6 +84,9 @@ def insert_router(
     router : Router
     layers : collection of int, optional
         By the model's own numbers; all MoE layers by default.
+    stack : str, optional
+        Which stack of layers, of a model that has several ("encoder", "decoder"); all by
+        default. A router or weights that differ between layers are for one.
     weights : "gate", float or DataArray (layer, expert)
         What the experts that are chosen are multiplied with. "gate": what the model's own
         router would give them, by its logits; gradients reach them. A number is that of every
@@ -99,7 +103,13 @@ def insert_router(
     ValueError
         If the model has no experts, keeps their ids to itself, or checkpoints gradients; a
         layer has a router of ours already, or is not there; the router is for other layers or
-        another number of experts; or weights do not cover the layers.
+        another number of experts; weights do not cover the layers; or two stacks have layers of
+        one number, and router or weights know them by it.
+
+    Notes
+    -----
+    What a model does to limit its experts goes with its own router: a capacity is not enforced
+    while another decides, and biases or groups have no say.
 
     Examples
     --------
@@ -116,11 +126,14 @@ def insert_router(
             f"{name}: expected a model without gradient checkpointing, which runs layers twice and "
             "would have them routed twice; call model.gradient_checkpointing_disable()"
         )
+    sites = _of_stack(sites, stack, name)
     known = {site.layer for site in sites}
     wanted = known if layers is None else set(layers)
     if not wanted or not wanted <= known:
         raise ValueError(f"layers: expected some of {sorted(known)}, got {sorted(wanted)}")
     chosen = [site for site in sites if site.layer in wanted]
+    if router.is_by_layer or isinstance(weights, xr.DataArray):
+        _check_one_stack(chosen, name)
     modules = dict(model.named_modules())
     for site in chosen:
         _check(site, router)
@@ -138,7 +151,7 @@ def insert_router(
             for handle in place.hooked():
                 inserted._undo.append(handle.remove)
             _TAKEN[site.module] = inserted
-            inserted._undo.append(lambda module=site.module: _TAKEN.pop(module, None))
+            inserted._undo.append(_forgotten(ref(site.module)))
     except BaseException:
         inserted.remove()
         raise
@@ -162,6 +175,38 @@ def remove_router(model: nn.Module) -> None:
         raise ValueError(f"{type(model).__name__}: expected a router of insert_router, got none")
     for inserted in found:
         inserted.remove()
+
+
+def _forgotten(module: ref[nn.Module]) -> Callable[[], Any]:
+    """What forgets that a module is taken; it does not keep the module alive."""
+
+    def forget() -> None:
+        if (found := module()) is not None:
+            _TAKEN.pop(found, None)
+
+    return forget
+
+
+def _of_stack(sites: tuple[Site, ...], stack: str | None, name: str) -> tuple[Site, ...]:
+    if stack is None:
+        return sites
+    stacks = sorted({site.stack for site in sites})
+    if stack not in stacks:
+        known = ", ".join(one or "'', the only one" for one in stacks)
+        raise ValueError(f"{name}: stack: expected one of {known}, got {stack!r}")
+    return tuple(site for site in sites if site.stack == stack)
+
+
+def _check_one_stack(sites: list[Site], name: str) -> None:
+    stacks: dict[int, set[str]] = {}
+    for site in sites:
+        stacks.setdefault(site.layer, set()).add(site.stack)
+    for layer, found in stacks.items():
+        if len(found) > 1:
+            raise ValueError(
+                f"{name}: expected one stack for a router or weights that know layers by their "
+                f"numbers, got layer {layer} of {' and '.join(sorted(found))}; name one with stack="
+            )
 
 
 def _check(site: Site, router: Router) -> None:
@@ -240,8 +285,13 @@ class _Told:
             whole = torch.ones((shape[0], self.past + shape[1]), dtype=torch.bool, device=device)
         whole = whole.bool()
         self.mask = whole[:, -shape[1] :]
-        # Pads count nothing.
-        self.position = (whole.long().cumsum(1) - 1).clamp(min=0)[:, -shape[1] :]
+        place = told.get("position_ids")
+        if isinstance(place, Tensor) and place.dim() == 2 and place.shape[1] == shape[1]:
+            # Of texts that are packed into one row, each has positions of its own.
+            self.position = place.expand(shape).clamp(min=0)
+        else:
+            # Pads count nothing.
+            self.position = (whole.long().cumsum(1) - 1).clamp(min=0)[:, -shape[1] :]
         self.token_id = ids
 
 
@@ -276,10 +326,13 @@ class _Place:
         own = _marked(flat) if self.is_one_hot else flat
         gate = None if own_weight is None else _Gate(self, own, own_weight.reshape(own.shape))
         index = self.router.choose(self.tokens(own, gate)).reshape(own.shape).to(own.device)
+        _check_ids(index, self.site, self.router)
         if gate is not None:
             weight = gate.weight(index) if self.fixed is None else self.fixed.to(own.device)[index]
             shape = given[self.weights].shape
             given[self.weights] = weight.to(gate.given.dtype).reshape(shape)
+        # It holds what its gradients need.
+        self.logit = None
         if self.is_one_hot:
             index = nn.functional.one_hot(index[:, 0], own_index.shape[-1])
         given[self.ids] = index.to(own_index.dtype).reshape(own_index.shape)
@@ -343,12 +396,21 @@ class _Gate:
 
     @property
     def _law(self) -> GateLaw:
-        """The same for all calls; found at the first."""
+        """The same for all calls; found at the first that tells it."""
         if self.place.law is None:
             sent = (self.index >= 0).all(-1)
             logit, given = self._logit.detach()[sent], self.given.detach()[sent]
             self.place.law = GateLaw.found(logit, self.index[sent], given, self.place.site.label)
         return self.place.law
+
+
+def _check_ids(index: Tensor, site: Site, router: Router) -> None:
+    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < site.num_experts:
+        raise ValueError(
+            f"{type(router).__name__}: expected ids of 0 to {site.num_experts - 1} for layer "
+            f"{site.layer}, got {int(index.min())} to {int(index.max())}; a router has to send "
+            "every token, as those that the model's own dropped (-1)"
+        )
 
 
 def _marked(one_hot: Tensor) -> Tensor:

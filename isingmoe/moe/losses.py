@@ -2,7 +2,8 @@
 
 All of them take the router logits as transformers gives them (`output_router_logits=True`): one
 tensor for each layer, (token, expert) or (sequence, position, expert), and the attention mask,
-whose pads count nothing. They compute in float32, or float64 where that is given, and are 0 where
+whose pads count nothing. Probabilities, which some releases of transformers give under that name,
+are refused. They compute in float32, or float64 where that is given, and are 0 where
 there is no token.
 """
 
@@ -32,6 +33,11 @@ class _Batch:
                 raise ValueError(
                     "gate_logits: expected floats (token, expert) or (sequence, position, expert), "
                     f"got {layer.dtype} {tuple(layer.shape)}"
+                )
+            if _are_probabilities(layer):
+                raise ValueError(
+                    "gate_logits: expected router logits, got rows of probabilities, which "
+                    "transformers before 5.6 gives under that name; take a newer release"
                 )
         # Where rows are tokens of which nothing is said, they are taken for one sequence.
         shape = layers[0].shape[:-1] if layers[0].ndim == 3 else (1, len(layers[0]))
@@ -70,6 +76,15 @@ class _Batch:
     def gates(self) -> Tensor:
         """Mean gate probabilities (layer, expert)."""
         return self.of_layers(lambda one: self.mean(one.softmax(-1)))
+
+
+def _are_probabilities(layer: Tensor) -> bool:
+    """Whether all rows are, of a layer (.., expert) that has more experts than one."""
+    value = layer.detach()
+    if not value.numel() or value.shape[-1] < 2:
+        return False
+    off = (value.sum(-1, dtype=torch.float32) - 1).abs().max()
+    return bool((value.min() >= 0) & (off < 1e-2))
 
 
 def gate_distribution(gate_logits: Logits, attention_mask: Tensor | None = None) -> Tensor:

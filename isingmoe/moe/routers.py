@@ -79,7 +79,16 @@ class Tokens:
 
 
 class Router:
-    """What decides which experts a token goes to; `insert_router` puts it into a model."""
+    """What decides which experts a token goes to; `insert_router` puts it into a model.
+
+    Attributes
+    ----------
+    is_by_layer : bool
+        Whether it knows or keeps something of each layer, by the number of the layer. Such a
+        router goes into one stack of a model.
+    """
+
+    is_by_layer: bool = False
 
     def choose(self, tokens: Tokens) -> Tensor:
         """Choose as many experts for each token as the model's own router does.
@@ -117,6 +126,8 @@ class StaticRouter(Router):
     ValueError
         If there is no position, or an id is out of range or twice in a set.
     """
+
+    is_by_layer = True
 
     def __init__(self, sets: Mapping[int, Ids], *, num_experts: int) -> None:
         self._sets = {layer: np.asarray(one, np.int64) for layer, one in sets.items()}
