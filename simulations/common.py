@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,31 @@ def options(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def folder_of(chosen: argparse.Namespace, file: str) -> Path:
-    """Make the folder that a study writes to."""
+def folder_of(
+    chosen: argparse.Namespace, file: str, name: str = "results", kept: Sequence[str] = ("",)
+) -> Path:
+    """Make the folder that a study writes to; --again removes what is kept in it, by default all.
+
+    Parameters
+    ----------
+    chosen : Namespace
+        Of `options`.
+    file : str
+        That of the study.
+    name : str
+        Of the folder beside it, unless another is chosen.
+    kept : sequence of str
+        Files and folders in it that another run would begin from.
+    """
     folder, output = Path(file).resolve().parent, chosen.output
     if output is None:
         quick = tempfile.mkdtemp(prefix=f"{folder.name}-") if chosen.quick else None
-        output = folder / "results" if quick is None else Path(quick)
-    if chosen.again and output.exists():
-        shutil.rmtree(output)
+        output = folder / name if quick is None else Path(quick)
+    for path in [output / one for one in kept] if chosen.again else []:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     output.mkdir(parents=True, exist_ok=True)
     if chosen.quick:
         # Toy runs are too short on purpose.

@@ -14,15 +14,18 @@ def interval(values: xr.DataArray, level: float = 0.95) -> tuple[xr.DataArray, x
     Parameters
     ----------
     values : DataArray (seed, ..)
+        Seeds that have none are left out.
     level : float
 
     Returns
     -------
     mean, half : DataArray (..)
     """
-    n = values.sizes["seed"]
-    quantile = t.ppf(0.5 + level / 2, n - 1) if n > 1 else float("nan")
-    return values.mean("seed"), values.std("seed", ddof=1) / n**0.5 * quantile
+    n = values.count("seed")
+    # One value has no interval.
+    spread = values.std("seed", ddof=1).where(n > 1)
+    quantile = xr.apply_ufunc(t.ppf, 0.5 + level / 2, (n - 1).where(n > 1))
+    return values.mean("seed"), spread / n**0.5 * quantile
 
 
 def told(values: xr.DataArray, digits: int = 2) -> str:

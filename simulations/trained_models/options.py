@@ -12,8 +12,10 @@ from trained_models.sizes import CPU, GPU, QUICK
 from trained_models.store import Store
 from trained_models.subjects import Pretrained
 
-__all__ = ["ModelStudy", "parse"]
+__all__ = ["KEPT", "ModelStudy", "parse"]
 
+# What a study of trained models begins from if it is there.
+KEPT = ("measured.nc", "runs")
 _TRAINED = Path(__file__).resolve().parent / "trained"
 
 
@@ -38,6 +40,7 @@ def parse(description: str | None, file: str, *, takes_pretrained: bool = False)
     parser = options(description)
     parser.add_argument("--scale", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
     parser.add_argument("--steps", type=int, help="optimiser steps, instead of the scale's number")
+    parser.add_argument("--batch", type=int, help="windows of a step, instead of the scale's")
     parser.add_argument("--seeds", type=int, help="trainings of each kind, instead of the scale's")
     parser.add_argument("--windows", type=int, help="held-out windows, instead of the scale's")
     parser.add_argument(
@@ -70,7 +73,8 @@ def parse(description: str | None, file: str, *, takes_pretrained: bool = False)
         )
     chosen = parser.parse_args()
     size = QUICK if chosen.quick else {"cpu": CPU, "gpu": GPU}[chosen.scale]
-    changed = {"steps": chosen.steps, "n_seeds": chosen.seeds, "n_windows": chosen.windows}
+    changed = {"steps": chosen.steps, "batch_size": chosen.batch}
+    changed |= {"n_seeds": chosen.seeds, "n_windows": chosen.windows}
     size = replace(size, **{name: value for name, value in changed.items() if value is not None})
     size = replace(size, n_followed=min(size.n_followed, size.n_windows))
     pretrained = ()
@@ -78,9 +82,13 @@ def parse(description: str | None, file: str, *, takes_pretrained: bool = False)
         sources = (*chosen.model, *chosen.traces)
         asked = chosen.max_tokens, chosen.texts, chosen.layers
         pretrained = tuple(Pretrained(one, *asked) for one in sources)
+        names = [one.name for one in pretrained]
+        if len(set(names)) < len(names):
+            parser.error(f"--model, --traces: expected different names, got {', '.join(names)}")
     if not pretrained:
         # Nothing is looked up on the hub.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    output = folder_of(chosen, file)
+    folder = "results" if chosen.scale == "cpu" else f"results_{chosen.scale}"
+    output = folder_of(chosen, file, folder, KEPT)
     models = chosen.models or (output / "models" if chosen.quick else _TRAINED)
     return ModelStudy(output, chosen.quick, store=Store(models, size), pretrained=pretrained)

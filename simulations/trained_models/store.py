@@ -7,13 +7,14 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 import xarray as xr
 from safetensors.torch import load_model, save_model
 from tqdm import tqdm
@@ -25,10 +26,10 @@ from trained_models.recipes import Recipe
 from trained_models.sizes import Size
 from trained_models.text import Text, prepare
 
-__all__ = ["Job", "Store", "in_parallel", "measured_of_each", "trained"]
+__all__ = ["Job", "Store", "in_parallel", "measured_of_each", "on_device", "trained"]
 
 # To be raised where a change of the code makes the models others than before.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class Store:
 
     def place(self, job: Job) -> Path:
         """Folder of a model and of what was measured on it."""
-        told = repr((_VERSION, torch.__version__, job.recipe, self.size, job.seed))
+        versions = (_VERSION, torch.__version__, transformers.__version__)
+        # How many there are changes none of them.
+        told = repr((versions, job.recipe, replace(self.size, n_seeds=0), job.seed))
         return self.folder / f"{job.recipe.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
     def make(self, job: Job) -> Path:
@@ -89,13 +92,18 @@ class Store:
         model = job.recipe.build(self.size)
         job.recipe.prepare(model, self, job.seed)
         load_model(model, str(place / "model.safetensors"))
-        return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        return on_device(model)
 
     def measured(self, job: Job) -> xr.Dataset:
         """What was measured on a trained model, and on its way there."""
         measured = xr.load_dataset(self.make(job) / "measured.nc", engine="h5netcdf")
         # Names are as long there as that of this recipe.
         return measured.drop_encoding()
+
+
+def on_device(model: PreTrainedModel) -> PreTrainedModel:
+    """Move a model to the GPU, if there is one, in evaluation mode."""
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def trained(store: Store, recipes: Sequence[Recipe]) -> xr.Dataset:
