@@ -94,9 +94,9 @@ def capture(
     )
 
 
-def couplings(traces: xr.Dataset, reach: int = 1) -> im.Fit:
+def couplings(traces: xr.Dataset, reach: int = 1, coupling: str = "full") -> im.Fit:
     """Kinetic chains, with a random field for each text, so that topics are no couplings."""
-    return quietly_fitted(traces, field="expert+sequence", reach=reach)
+    return quietly_fitted(traces, field="expert+sequence", reach=reach, coupling=coupling)
 
 
 def quietly_fitted(traces: xr.Dataset, **settings: Any) -> im.Fit:
@@ -145,13 +145,13 @@ def routing(traces: xr.Dataset) -> xr.Dataset:
     pairs = served[..., :-1] & served[..., 1:]
     later = [one[:, 1:][both] for one, both in zip(sets, pairs, strict=True)]
     varies = [bool((one != one[:1]).any()) for one in later]
-    names = ["self_coupling", "bits_load", "bits_per_token"]
+    nothing = xr.DataArray(np.full(len(varies), np.nan), {"layer": traces["layer"].values})
+    itself = gain = nothing
     if any(varies):
-        fit = couplings(traces.isel(layer=np.flatnonzero(varies))).data[names]
-        fit = fit.reindex(layer=traces["layer"].values)
-    else:
-        nothing = ("layer", np.full(len(varies), np.nan))
-        fit = xr.Dataset(dict.fromkeys(names, nothing), {"layer": traces["layer"].values})
+        part = traces.isel(layer=np.flatnonzero(varies))
+        fit, bare = couplings(part).data, couplings(part, coupling="none").data
+        itself = fit["self_coupling"].reindex_like(nothing)
+        gain = (bare["bits_per_token"] - fit["bits_per_token"]).reindex_like(nothing)
     overlap = im.neighbour_overlap(traces, n_shuffles=2).isel(distance=0, drop=True)
     return xr.Dataset(
         {
@@ -164,11 +164,12 @@ def routing(traces: xr.Dataset) -> xr.Dataset:
             "n_unused": (load < 0.01 / n_experts)
             .sum("expert")
             .assign_attrs(long_name="experts with less than a hundredth of equal load", units="1"),
-            "self_coupling": fit["self_coupling"],
-            "gain_bits": (fit["bits_load"] - fit["bits_per_token"]).assign_attrs(
-                long_name="what the chain knows beyond the load", units="bit per token"
+            "self_coupling": itself,
+            "gain_bits": gain.assign_attrs(
+                long_name="what couplings know beyond the load of each text", units="bit per token"
             ),
             "overlap": overlap["overlap"],
+            "overlap_shuffled": overlap["overlap_shuffled"],
         },
         {"layer": traces["layer"]},
     )

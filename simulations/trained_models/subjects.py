@@ -19,7 +19,7 @@ from isingmoe.moe import RandomRouter, insert_router
 from trained_models import corpus
 from trained_models.measuring import EVERYTHING
 from trained_models.recipes import Recipe
-from trained_models.store import Job, Store, in_parallel
+from trained_models.store import Job, Store, in_parallel, on_device
 from trained_models.switching import SwitchRecipe
 
 __all__ = ["SUBJECTS", "Look", "Pretrained", "Stack", "Subject", "each_seed", "look_at"]
@@ -36,11 +36,14 @@ class Stack(NamedTuple):
         Hidden states lie beside their file.
     model : PreTrainedModel, str or None
         Or its name; None where there are traces alone.
+    is_inside : bool ndarray (sequence,), optional
+        Sequences that do not begin a text, where that is known.
     """
 
     name: str
     traces: xr.Dataset
     model: PreTrainedModel | str | None
+    is_inside: np.ndarray | None = None
 
 
 class Look(Protocol):
@@ -77,15 +80,16 @@ class Subject:
         if self.is_trained:
             return store.model(Job(self.recipe, seed))
         set_seed(seed)
-        return self.recipe.build(store.size).eval()
+        return on_device(self.recipe.build(store.size))
 
     @contextmanager
     def stacks(self, store: Store, seed: int) -> Iterator[list[Stack]]:
         """Its stacks on the held-out windows, until the context is left."""
-        model, windows = self.model(store, seed), store.text.held_out.token_id
+        model, held_out = self.model(store, seed), store.text.held_out
         router = insert_router(model, RandomRouter(seed)) if self.is_random else nullcontext()
         with tempfile.TemporaryDirectory() as folder, router:
-            yield _stacks(self.recipe.traces(model, windows, Path(folder) / "traces.nc"), model)
+            traces = self.recipe.traces(model, held_out.token_id, Path(folder) / "traces.nc")
+            yield [one._replace(is_inside=held_out.offset > 0) for one in _stacks(traces, model)]
 
 
 @dataclass(frozen=True)
