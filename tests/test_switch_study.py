@@ -79,6 +79,25 @@ def test_what_is_dropped_is_what_the_model_drops(study):
             assert chosen == pytest.approx(-(load * np.log(load)).sum() / np.log(4))
 
 
+def test_experts_that_drop_any_of_their_tokens_drop_as_many(study):
+    rng = np.random.default_rng(0)
+    best = rng.integers(0, 4, (2, 300, 12, 1))
+    served = [
+        [[r.is_served for r in naive.routes(np.eye(4)[text[:, 0]], 3)] for text in layer]
+        for layer in best
+    ]
+    holes = ~np.array(served)[..., None]
+    left = study.limits._dropped_at_random(best, holes, np.random.default_rng(1))
+    assert ((left == best) | (left == -1)).all()
+    for expert in range(4):
+        np.testing.assert_array_equal(
+            (left == expert).sum((2, 3)), ((best == expert) & ~holes).sum((2, 3))
+        )
+    # In order the first are never dropped and the last often; at random all alike.
+    assert not holes[:, :, :3].any()
+    assert np.ptp((left < 0).mean((0, 1, 3))) < 0.12
+
+
 def test_dropping_by_chance_is_that_of_independent_tokens(study):
     size, arm = study.store.size, study.arms.ARMS[-1]
     rng = np.random.default_rng(0)

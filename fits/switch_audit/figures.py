@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["dropped_figure", "limit_figure", "rate_figure"]
 
 _KINDS = {
-    "chosen": ("o", -0.2, "chosen by the router"),
-    "thinned": ("^", 0.0, "chosen, holes of another text"),
-    "received": ("s", 0.2, "received by the experts"),
+    "chosen": ("o", -0.27, "chosen by the router"),
+    "thinned": ("^", -0.09, "chosen, holes of another text"),
+    "unordered": ("v", 0.09, "chosen, as many holes of each expert anywhere"),
+    "received": ("s", 0.27, "received by the experts"),
 }
 _COLOURS = dict(zip(LABELS, plt.get_cmap("tab10").colors, strict=False))
 
@@ -90,9 +91,10 @@ def rate_figure(data: xr.Dataset) -> Figure:
             ax.stackplot(one["block_start"], served, colors=plt.get_cmap("tab10").colors, lw=0)
             ax.set_ylim(0, 1)
             ax.set_xlim(0, float(one["block_start"][-1]))
+            ax.set_xticks(one["block_start"][::4])
             ax.set_title(f"{stack}: {title}", fontsize=9)
     for ax in axes[-1]:
-        ax.set_xlabel("position")
+        ax.set_xlabel("first position of a block (tokens)")
     for ax in axes[:, 0]:
         ax.set_ylabel("share of all tokens")
     figure.suptitle(
@@ -132,6 +134,8 @@ def limit_figure(data: xr.Dataset) -> Figure:
         )
         ax.grid(alpha=0.3)
     axes[2].axvline(1, color="0.5", lw=0.8)
-    axes[0].legend(fontsize=8)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+    )
     figure.suptitle("Mean over the layers of both stacks, 95 % intervals over seeds", fontsize=10)
     return figure

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from arms import ARMS, LABELS
+from numpy.random import Generator
 from scipy.stats import binom
 from trained_models.measuring import routing
 from trained_models.store import Job, Store, in_parallel
@@ -35,9 +36,10 @@ def under_limits(store: Store, folder: Path) -> xr.Dataset:
     Dataset (run, seed, stack, layer, ..)
         `loss` in nats per token; `dropped`, the share of tokens that no expert served, and
         `dropped_at` the same (.., position). With a dim `which`, of what the router chose, of
-        the same with the holes of another text (thinned), and of what the experts received: the
-        measurements of `measuring.routing`, `rate` (.., expert, block) and `drift_bits` of
-        `im.activation`, `stability` and `stability_p_value` of `im.mem`.
+        the same with the holes of another text (thinned), of the same with as many holes in each
+        text and of each expert but at random positions (unordered), and of what the experts
+        received: the measurements of `measuring.routing`, `rate` (.., expert, block) and
+        `drift_bits` of `im.activation`, `stability` and `stability_p_value` of `im.mem`.
     """
     folder.mkdir(exist_ok=True)
     seeds = range(store.size.n_seeds)
@@ -101,9 +103,11 @@ def of_stack(traces: xr.Dataset) -> xr.Dataset:
     best = best.expand_dims("rank", -1).transpose(*index.dims).assign_attrs(index.attrs)
     # Far enough that it is another speech.
     of_another = holes.roll(sequence=holes.sizes["sequence"] // 2)
+    rng = np.random.default_rng(0)
     kinds = {
         "chosen": best,
         "thinned": best.where(~of_another, -1),
+        "unordered": best.copy(data=_dropped_at_random(best.values, holes.values, rng)),
         "received": index,
     }
     parts = [_of_choices(received)] * len(kinds)
@@ -118,6 +122,19 @@ def of_stack(traces: xr.Dataset) -> xr.Dataset:
         dropped=dropped.mean(("sequence", "position")).assign_attrs(about),
         dropped_at=dropped.mean("sequence").assign_attrs(about),
     )
+
+
+def _dropped_at_random(best: np.ndarray, holes: np.ndarray, rng: Generator) -> np.ndarray:
+    """What is left if a full expert drops any of its tokens, as many as it did, not the last."""
+    choice, dropped = best[..., 0], holes[..., 0]
+    lot = rng.random(choice.shape)
+    lost = np.zeros_like(dropped)
+    for expert in np.unique(choice):
+        mine = choice == expert
+        n_lost = (mine & dropped).sum(-1, keepdims=True)
+        rank = np.where(mine, lot, 2).argsort(-1).argsort(-1)
+        lost |= mine & (rank < n_lost)
+    return np.where(lost, -1, choice)[..., None].astype(best.dtype)
 
 
 def _of_choices(traces: xr.Dataset) -> xr.Dataset:

@@ -61,12 +61,12 @@ def differences(data: xr.Dataset) -> dict[str, dict[str, str]]:
 
 
 def selection(data: xr.Dataset) -> dict[str, dict[str, str]]:
-    """Paired differences over seeds within a run: received or thinned less chosen."""
+    """Paired differences over seeds within a run: what is left of the chosen less all of it."""
     rows = {}
     for arm in ARMS[1:]:
         name = name_of(arm, arm)
         chosen = of_run(data, name, "chosen")
-        for which in ("thinned", "received"):
+        for which in ("thinned", "unordered", "received"):
             found = of_run(data, name, which)
             rows[f"{LABELS[arm.name]}, {which} - chosen"] = {
                 v: told(found[v] - chosen[v], digits) for v, digits in DIGITS.items()
@@ -88,23 +88,29 @@ def layers(data: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
     return rows
 
 
-def dropping(data: xr.Dataset, store: Store) -> dict[str, dict[str, str | int]]:
+def dropping(data: xr.Dataset, store: Store) -> dict[str, dict[str, str | int | None]]:
     """Where dropping begins and how far it goes, beside what independent tokens would lose."""
-    rows: dict[str, dict[str, str | int]] = {}
+    rows: dict[str, dict[str, str | int | None]] = {}
     for arm in ARMS[1:]:
         at = data["dropped_at"].sel(run=name_of(arm, arm)).mean(("stack", "layer"))
         chance = independent(arm, store)
         last = slice(-(len(chance) // 8), None)
         rows[LABELS[arm.name]] = {
             "capacity": arm.capacity(store.size),
-            "first position where 1 % are dropped": int(np.argmax(at.mean("seed").values >= 0.01)),
-            "the same by chance": int(np.argmax(chance >= 0.01)),
+            "first position where 1 % are dropped": _first(at.mean("seed").values),
+            "the same by chance": _first(chance),
             "dropped": told(at.mean("position"), 3),
             "dropped by chance": f"{chance.mean():.3f}",
             "dropped in the last eighth": told(at.isel(position=last).mean("position"), 3),
             "the same by chance, last eighth": f"{chance[last].mean():.3f}",
         }
     return rows
+
+
+def _first(share: np.ndarray) -> int | None:
+    """First position of which 1 % are dropped."""
+    places = np.flatnonzero(share >= 0.01)
+    return int(places[0]) if places.size else None
 
 
 def main(study: ModelStudy) -> None:
