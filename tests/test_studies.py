@@ -37,8 +37,8 @@ def test_quick_run(study, tmp_path):
     "study", [one for one in TRAINING if one.parent.name != "example_model"], **by_name
 )
 def test_size_of_a_gpu_starts(study, tmp_path):
-    """With one step, on whatever there is."""
-    models, few = tmp_path / "models", ("--steps", 1, "--seeds", 1, "--windows", 2)
+    """With one step of few windows, on whatever there is."""
+    models, few = tmp_path / "models", ("--steps", 1, "--batch", 4, "--seeds", 1, "--windows", 2)
     run(study, "--scale", "gpu", *few, "--models", models, "--output", tmp_path / "results")
     assert any((tmp_path / "results").glob("*.nc"))
 
