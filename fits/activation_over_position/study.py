@@ -25,25 +25,34 @@ import isingmoe as im
 
 PARTS = {
     "whole text": "",
-    "after the first block": "_later",
+    "windows that open no speech": "_inside",
+    "after the first tokens": "_later",
+    "after what all texts begin with": "_apart",
     "experts drawn among tokens of the same id": "_of_ids",
 }
 DRIFTS = ("layer_drift_bits", "layer_drift_bits_null", "layer_drift_p_value")
 
 
 def drift(stack: Stack) -> xr.Dataset:
-    """Activation over position, without the first block, and of the ids of the tokens alone."""
+    """Activation over position, of all tokens, of some, and of the ids of the tokens alone."""
     whole = im.activation(stack.traces)
     length = whole.attrs["block_length"]
-    later = im.activation(without_beginning(stack.traces, length), block_length=length)
+    parts = dict.fromkeys(("inside", "apart", "of_ids"), whole[list(DRIFTS)].where(False))
+    rest = without_beginning(stack.traces, length)
+    parts["later"] = im.activation(rest, block_length=length)
+    if stack.is_inside is not None and stack.is_inside.sum() > 1:
+        inside = stack.traces.isel(sequence=stack.is_inside)
+        parts["inside"] = im.activation(inside, block_length=length)
+    n_common, own = 0, float("nan")
     if knows_ids(stack.traces):
-        of_ids = im.activation(exchanged(stack.traces, 0), block_length=length)
-    else:
-        of_ids = whole[list(DRIFTS)].where(False)
+        n_common = common_beginning(stack.traces["token_id"].values)
+        rest = without_beginning(stack.traces, n_common)
+        parts["apart"] = im.activation(rest, block_length=length)
+        parts["of_ids"] = im.activation(exchanged(rest, 0), block_length=length)
+        own = share_of_own(rest["token_id"].values)
     moving = (whole["uniformity_q_value"] < 0.05).mean("expert")
     entropy = im.load_balance(stack.traces)["load_entropy"] / np.log(2)
     about = "share of the experts that drift, false discovery rate 5 %"
-    parts = {"later": later, "of_ids": of_ids}
     # Blocks of different models start at different positions.
     return (
         whole.reset_coords("block_start")
@@ -51,6 +60,12 @@ def drift(stack: Stack) -> xr.Dataset:
         .assign(
             drifting=moving.assign_attrs(long_name=about, units="1"),
             load_bits=entropy.assign_attrs(long_name="entropy of the load", units="bit"),
+            n_common=((), n_common, {"long_name": "tokens that nearly all texts begin with"}),
+            own_share=(
+                (),
+                own,
+                {"long_name": "tokens that get their own experts, if drawn among equal ids"},
+            ),
         )
     )
 
@@ -61,6 +76,24 @@ def without_beginning(traces: xr.Dataset, n_tokens: int) -> xr.Dataset:
     start = traces.get("start_position", xr.zeros_like(length)) + n_tokens
     rest = traces.isel(position=slice(n_tokens, None)).assign(length=length, start_position=start)
     return rest.isel(sequence=np.flatnonzero(length.values > 0))
+
+
+def common_beginning(token_id: np.ndarray, share: float = 0.9) -> int:
+    """Leading tokens, of ids (sequence, position), that nearly all texts have in common."""
+    for place, column in enumerate(token_id.T):
+        known = column[column >= 0]
+        if not known.size or np.unique(known, return_counts=True)[1].max() < share * known.size:
+            return place
+    return token_id.shape[1]
+
+
+def share_of_own(token_id: np.ndarray) -> float:
+    """Tokens that are expected to stay where they are in an exchange among equal ids: one of each.
+
+    Of all tokens, of ids (sequence, position).
+    """
+    known = token_id[token_id >= 0]
+    return np.unique(known).size / known.size
 
 
 def knows_ids(traces: xr.Dataset) -> bool:
@@ -83,6 +116,8 @@ def told_of(one: xr.Dataset, tell: Any, tell_p: Any) -> dict[str, str]:
     return row | {
         "share of the experts that drift": tell(one["drifting"], 3),
         "entropy of the load (bit)": tell(one["load_bits"], 2),
+        "tokens that all texts begin with": tell(one["n_common"], 0),
+        "share of the tokens that get their own experts": tell(one["own_share"], 3),
     }
 
 
@@ -92,9 +127,13 @@ def small_models(data: xr.Dataset) -> dict[str, dict[str, str]]:
     for name in data["subject"].values.tolist():
         one = data.sel(subject=name)
         rows[one["label"].item()] = told_of(
-            one, lambda values, digits: told(values.mean("layer"), digits), _counted
+            one, lambda values, digits: told(_over_layers(values), digits), _counted
         )
     return rows
+
+
+def _over_layers(values: xr.DataArray) -> xr.DataArray:
+    return values.mean("layer") if "layer" in values.dims else values
 
 
 def of_layers(data: xr.Dataset) -> dict[str, dict[str, str]]:

@@ -85,6 +85,6 @@ def plot_rates(activation: xr.Dataset, layer: int | None = None, *, ax: Axes | N
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_xlabel("position in the text (tokens)")
     ax.set_ylabel("expert")
-    model = shown(activation.attrs["model"], 64) + "\n" if "model" in activation.attrs else ""
+    model = shown(activation.attrs["model"], 54) + "\n" if "model" in activation.attrs else ""
     ax.set_title(f"{model}layer {layer}", fontsize=9)
     return ax
