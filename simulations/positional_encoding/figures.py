@@ -32,21 +32,26 @@ def rate_figure(data: xr.Dataset) -> Figure:
             if ax in axes[0]:
                 ax.set_title(label, fontsize=10)
         row[0].set_ylabel(f"layer {layer}\nrate of an expert / its mean")
-    figure.supxlabel("first position of a block", fontsize=10)
+    figure.supxlabel("first position of a block (tokens)", fontsize=10)
+    figure.suptitle("Each line is an expert; seed 0, without intervals", fontsize=10)
     return figure
 
 
 def position_figure(data: xr.Dataset) -> Figure:
     """Drift, probes and couplings of each layer."""
     figure, axes = plt.subplots(2, 3, figsize=(15.5, 7.6), layout="constrained", sharex=True)
-    _points(axes[0, 0], data["drift_bits"])
-    null = data["drift_bits_null"].mean(("recipe", "seed"))
+    _points(axes[0, 0], 1000 * data["drift_bits"])
+    null = 1000 * data["drift_bits_null"].mean(("recipe", "seed"))
     where = data["layer"].values
     axes[0, 0].hlines(
         null, where - 0.4, where + 0.4, color="0.5", lw=1, ls="--", label="95 % without drift"
     )
-    axes[0, 0].set_ylabel("information of an expert on the position\n(bit per assignment)")
-    axes[0, 0].set_yscale("symlog", linthresh=1e-3)
+    axes[0, 0].set_title("drift of the rates", fontsize=10)
+    axes[0, 0].set_ylabel("information of an expert on the position\n(millibit per assignment)")
+    axes[0, 0].set_yscale("symlog", linthresh=1)
+    ticks = [-0.5, 0, 0.5, 1, 2, 5]
+    axes[0, 0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes[1, 0].set_title("coupling", fontsize=10)
     _points(axes[1, 0], data["self_coupling"])
     axes[1, 0].set_ylabel("coupling of an expert to itself\nat distance 1")
     titles = {"hidden_state": "from the router's input", "expert_index": "from the choice"}
@@ -66,7 +71,7 @@ def position_figure(data: xr.Dataset) -> Figure:
                 label="95 % of shifted labels",
             )
             ax.set_title(f"{target} {title}", fontsize=10)
-            ax.set_ylabel("accuracy on new texts")
+            ax.set_ylabel("accuracy, windows held out")
     known = {}
     for ax in axes[0, :2]:
         handles, labels = ax.get_legend_handles_labels()

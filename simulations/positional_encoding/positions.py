@@ -63,7 +63,6 @@ def measured_of(store: Store, job: Job) -> xr.Dataset:
             ),
             **{name: probed[name] for name in names},
             "self_coupling": known["self_coupling"],
-            "gain_bits": known["gain_bits"],
         }
     )
     return result.drop_vars(["recipe", "seed"], errors="ignore")

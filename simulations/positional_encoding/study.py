@@ -20,7 +20,7 @@ from trained_models.options import ModelStudy, parse
 from trained_models.results import kept
 from trained_models.store import Store, measured_of_each
 
-DIGITS = {"perplexity": 2, "drift_bits": 4, "drifting": 2, "self_coupling": 3, "gain_bits": 3}
+DIGITS = {"perplexity": 2, "drift_bits": 5, "drifting": 2, "self_coupling": 3}
 INPUTS = {"hidden_state": "router's input", "expert_index": "choice"}
 
 
@@ -58,7 +58,7 @@ def by_layer(data: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
     target = next(name for name in data["target"].values.tolist() if name != "parity")
     accuracy = data["accuracy"].sel(target=target)
     shown = {
-        "drift_bits": (data["drift_bits"], 4),
+        "drift_bits": (data["drift_bits"], 5),
         **{f"{target}, {INPUTS[read]}": (accuracy.sel(input=read), 3) for read in INPUTS},
         "self_coupling": (data["self_coupling"], 3),
     }
