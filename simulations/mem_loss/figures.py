@@ -25,7 +25,8 @@ def way_figure(data: xr.Dataset) -> Figure:
     for ax, (name, label) in zip(axes, panels.items(), strict=True):
         for arm in data["recipe"].values.tolist():
             values = data[name].sel(recipe=arm)
-            values = values.mean("layer") if "layer" in values.dims else values
+            # A layer that one set serves alone has no coupling, nor then has the mean.
+            values = values.mean("layer", skipna=False) if "layer" in values.dims else values
             mean, half = interval(values)
             step = data["step"]
             ax.plot(step, mean, ".-", color=_COLOURS[arm], label=LABELS[arm])
@@ -38,6 +39,12 @@ def way_figure(data: xr.Dataset) -> Figure:
         ax.set_xticks([], minor=True)
         ax.grid(alpha=0.3)
     axes[0].set_ylim(top=float(data["loss_followed"].max()) + 0.1)
+    axes[0].set_title("the lines lie on each other", fontsize=9)
+    # What stays is a tenth of what passes.
+    axes[2].set_yscale("symlog", linthresh=0.3)
+    axes[2].set_ylim(-0.15, 4)
+    axes[2].minorticks_off()
+    axes[2].set_yticks([0, 0.1, 0.2, 0.3, 1, 3], ["0", "0.1", "0.2", "0.3", "1", "3"])
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9
     )
@@ -59,18 +66,17 @@ def end_figure(data: xr.Dataset) -> Figure:
             layers + shift, mean, half, fmt="o", color=_COLOURS[arm], label=LABELS[arm], capsize=2
         )
         one = data.sel(recipe=arm)
-        x, x_half = interval(one["load_entropy"].mean("layer"))
-        y, y_half = interval(one["perplexity"])
-        right.errorbar(x, y, y_half, x_half, fmt="o", color=_COLOURS[arm], capsize=2)
-        right.plot(
-            one["load_entropy"].mean("layer"), one["perplexity"], ".", color=_COLOURS[arm], ms=4
-        )
+        missing = 1 - one["load_entropy"].mean("layer")
+        right.plot(missing, one["perplexity"], ".", color=_COLOURS[arm], ms=5)
+        right.plot(missing.mean(), one["perplexity"].mean(), "o", color=_COLOURS[arm], ms=8)
     left.axhline(0, color="0.5", lw=0.8)
     left.set(xlabel="layer", ylabel="coupling of an expert to itself\nat distance 1")
     left.set_xticks(np.asarray(layers))
     left.legend(fontsize=8)
-    right.set(xlabel="entropy of the load, mean over layers", ylabel="held-out perplexity")
+    right.set(xlabel="1 - entropy of the load, mean over layers", ylabel="held-out perplexity")
+    right.set_xscale("log")
+    right.set_title("dots: seeds; circles: their mean", fontsize=9)
     for ax in (left, right):
         ax.grid(alpha=0.3)
-    figure.suptitle("After training; bars are 95 % intervals over seeds", fontsize=10)
+    left.set_title("bars: 95 % intervals over seeds", fontsize=9)
     return figure

@@ -21,7 +21,7 @@ from trained_models.results import kept
 from trained_models.store import trained
 
 DIGITS = {"perplexity": 2, "load_entropy": 3, "largest_load": 2, "n_unused": 1}
-DIGITS |= {"self_coupling": 3, "gain_bits": 3, "overlap": 3}
+DIGITS |= {"self_coupling": 3, "gain_bits": 3, "overlap": 3, "overlap_beyond": 3}
 
 
 def whole(measured: xr.Dataset) -> xr.Dataset:
@@ -36,19 +36,58 @@ def whole(measured: xr.Dataset) -> xr.Dataset:
 
 def table(data: xr.Dataset) -> dict[str, dict[str, str]]:
     """Means and intervals over seeds, and paired differences to the arm without balancing."""
+    beyond = data["overlap"] - data["overlap_shuffled"]
+    values = _over_layers(data.assign(overlap_beyond=beyond)[list(DIGITS)])
+    change = values - values.sel(recipe="none")
     rows = {}
     for name in data["recipe"].values.tolist():
-        one = data.sel(recipe=name)
-        of_layers = {v: one[v].mean("layer") if "layer" in one[v].dims else one[v] for v in DIGITS}
-        rows[LABELS[name]] = {v: told(values, DIGITS[v]) for v, values in of_layers.items()}
+        row = {v: told(values[v].sel(recipe=name), digits) for v, digits in DIGITS.items()}
         if name != "none":
-            bare = data.sel(recipe="none")
-            for v, digits in (("perplexity", 2), ("self_coupling", 3)):
-                change = one[v] - bare[v]
-                if "layer" in change.dims:
-                    change = change.mean("layer")
-                rows[LABELS[name]][f"{v} - that of nothing"] = told(change, digits)
+            row |= {
+                f"{v} - that of nothing": told(change[v].sel(recipe=name), digits)
+                for v, digits in DIGITS.items()
+            }
+        rows[LABELS[name]] = row
     return rows
+
+
+def on_the_way(data: xr.Dataset) -> dict[str, dict[str, str | dict[str, str]]]:
+    """Load and coupling at each step of the training, and how the coupling has changed by its end.
+
+    Means over layers; where a layer has no coupling, as one set serves it alone, there is none
+    of that seed.
+    """
+    entropy = data["load_entropy_followed"].mean("layer")
+    coupling = data["self_coupling_followed"].mean("layer", skipna=False)
+    steps, last = data["step"].values.tolist(), coupling.isel(step=-1)
+    rows: dict[str, dict[str, str | dict[str, str]]] = {}
+    for name in data["recipe"].values.tolist():
+        rows[LABELS[name]] = {
+            "load_entropy": {str(n): told(entropy.sel(recipe=name, step=n), 2) for n in steps},
+            "self_coupling": {str(n): told(coupling.sel(recipe=name, step=n), 3) for n in steps},
+            "self_coupling, end - step": {
+                str(n): told((last - coupling.sel(step=n)).sel(recipe=name), 3) for n in steps[:-1]
+            },
+        }
+    return rows
+
+
+def by_layer(data: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
+    """Load and coupling of each layer at the end."""
+    return {
+        name: {
+            LABELS[arm]: {
+                str(layer): told(data[name].sel(recipe=arm, layer=layer), 3)
+                for layer in data["layer"].values
+            }
+            for arm in data["recipe"].values.tolist()
+        }
+        for name in ("load_entropy", "self_coupling")
+    }
+
+
+def _over_layers(data: xr.Dataset) -> xr.Dataset:
+    return data.map(lambda one: one.mean("layer") if "layer" in one.dims else one)
 
 
 def main(study: ModelStudy) -> None:
@@ -56,14 +95,9 @@ def main(study: ModelStudy) -> None:
     data = kept(study, __file__, lambda: whole(trained(study.store, ARMS)))
     study.draw("way.png", way_figure(data))
     study.draw("end.png", end_figure(data))
-    layers = {
-        LABELS[name]: {
-            int(layer): told(data["self_coupling"].sel(recipe=name, layer=layer), 3)
-            for layer in data["layer"].values
-        }
-        for name in data["recipe"].values.tolist()
-    }
-    study.conclude({"arms": table(data), "self_coupling_by_layer": layers})
+    study.conclude(
+        {"arms": table(data), "on the way": on_the_way(data), "by layer": by_layer(data)}
+    )
 
 
 if __name__ == "__main__":
