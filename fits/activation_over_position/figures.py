@@ -29,17 +29,17 @@ def rates_figure(data: xr.Dataset) -> Figure:
         ax.set_axis_off()
     figure.suptitle(
         "Rate over the expert's mean, in the layer of the largest drift; dots: false discovery "
-        "rate below 5 %",
+        "rate below 5 %.\nRows of full colours alone are of experts that hardly any token goes to",
         fontsize=10,
     )
     return figure
 
 
 def bits_figure(data: xr.Dataset) -> Figure:
-    """Information between position and choice, of the whole text and after its first block."""
+    """Information between position and choice, of the whole text and after its first tokens."""
     figure, axes = plt.subplots(1, 2, figsize=(11.5, 4.4), sharey=True, layout="constrained")
     names = data["subject"].values.tolist()
-    titles = ("whole text", "after the first block")
+    titles = ("whole text", "after the first tokens")
     for ax, suffix, title in zip(axes, ("", "_later"), titles, strict=True):
         for place, name in enumerate(names):
             one = data.sel(subject=name)
