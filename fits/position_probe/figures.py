@@ -89,7 +89,8 @@ def band_figure(data: xr.Dataset) -> Figure:
     axes[0, 0].set_ylabel("accuracy inside the band")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle(
-        "Windows held out, mean over layers\nbars: 95 % intervals over seeds; dashed: random subspaces",
+        "Windows held out, mean over layers\nbars: 95 % intervals over seeds; "
+        "dashed: random subspaces",
         fontsize=10,
     )
     return figure
