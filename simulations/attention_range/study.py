@@ -25,14 +25,16 @@ from trained_models.profiles import attention_profile
 from trained_models.results import kept
 from trained_models.store import Job, Store, measured_of_each
 
-REACH = 8
+# Distances with a coupling, and elements of J that a layer has at most in all of them: a fit
+# inverts a matrix of that many rows.
+REACH, MOST_ELEMENTS = 8, 4096
 
 
 def measured_of(store: Store, job: Job) -> xr.Dataset:
     """Couplings, correlations and attention of one model."""
     context = store.size.context
     max_lag = min(64, context // 4)
-    reach = min(REACH, context // 8)
+    reach = min(REACH, context // 8, MOST_ELEMENTS // store.size.n_experts**2)
     model = store.model(job)
     windows = store.text.held_out.token_id
     traces = capture(model, windows)
