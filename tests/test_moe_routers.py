@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from contextlib import nullcontext
 from functools import cache
 
 import numpy as np
@@ -533,6 +534,32 @@ def test_texts_that_are_packed_have_positions_of_their_own():
         olmoe()(input_ids=ids, position_ids=place[None], use_cache=False)
         found = recorder.take()[0].expert_index.reshape(2, LENGTH, 2).numpy()
     assert (np.sort(found, -1) == np.sort(sets[0][place.numpy()], -1)).all()
+
+
+def packed_choices(router=None):
+    """Experts (text, position, rank) of the first layer, of two texts in one row."""
+    ids = torch.from_numpy(read()[0][:1].astype(np.int64))
+    place = (torch.arange(LENGTH) % (LENGTH // 2))[None]
+    inserted = nullcontext() if router is None else insert_router(olmoe(), router)
+    with inserted, recorded(olmoe()) as recorder, torch.no_grad():
+        olmoe()(input_ids=ids, position_ids=place, use_cache=False)
+        return recorder.take()[0].expert_index.numpy().reshape(2, LENGTH // 2, 2)
+
+
+@pytest.mark.parametrize("given", ["own", "gate"])
+def test_chains_of_packed_texts_begin_anew(given):
+    laws = drawn_laws(2)
+    found = packed_choices(ChainRouter(laws, given=given, rule="likely"))
+    if given == "own":
+        expected = np.stack([naive.likely_run(laws[0], LENGTH // 2)] * 2)
+    else:
+        expected = naive.likely_sets(laws[0], packed_choices())
+    assert (np.sort(found, -1) == np.sort(expected, -1)).all()
+
+
+def test_packed_texts_are_drawn_each_for_itself():
+    found = np.sort(packed_choices(ChainRouter(drawn_laws(2), seed=1)), -1)
+    assert (found[0] != found[1]).any()
 
 
 def test_tables_of_another_model_are_refused():

@@ -124,7 +124,7 @@ class ChainRouter(Router):
             known = np.where(mask[..., None], tokens.chosen.cpu().numpy(), -1)
             sets = np.concatenate([before, known], 1)
             made = self._following(law, position, sets)
-        elif self.rule == "draw" and tokens.past == 0:
+        elif self.rule == "draw" and tokens.past == 0 and (np.diff(position, axis=1) >= 0).all():
             made = self._drawn(law, position)
             sets = np.concatenate([before, np.where(mask[..., None], made, -1)], 1)
         else:
@@ -151,7 +151,9 @@ class ChainRouter(Router):
         theta = law.field_at(position)
         for r, coupling in enumerate(law.coupling, 1):
             start = sets.shape[1] - n - r
-            theta = theta + _pull(coupling, sets[:, start : start + n])
+            # What stands before the beginning of a text, where several are packed, is another's.
+            own = np.where((position >= r)[..., None], sets[:, start : start + n], -1)
+            theta = theta + _pull(coupling, own)
         return self._ruled(theta.reshape(-1, theta.shape[-1]), law.top_k).reshape(
             *position.shape, law.top_k
         )
