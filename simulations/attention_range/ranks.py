@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import xarray as xr
-from arms import WINDOWS
 from scipy.stats import spearmanr
 from trained_models.intervals import told
 
@@ -24,7 +25,9 @@ def rank_correlation(one: xr.DataArray, other: xr.DataArray, dim: str) -> xr.Dat
     return xr.apply_ufunc(of_rows, one, other, input_core_dims=[[dim], [dim]], vectorize=True)
 
 
-def rank_correlations(data: xr.Dataset, more: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
+def rank_correlations(
+    data: xr.Dataset, more: xr.Dataset, windows: Mapping[str, int]
+) -> dict[str, dict[str, dict[str, str]]]:
     """Between arms at one distance, and between distances in one arm; intervals over seeds.
 
     Between all arms, and without those of which a correlation of ranks would say no more than
@@ -36,6 +39,8 @@ def rank_correlations(data: xr.Dataset, more: xr.Dataset) -> dict[str, dict[str,
     data : Dataset (recipe, seed, kind, layer, ..)
     more : Dataset (recipe, seed, layer, distance)
         What the context adds to the couplings.
+    windows : mapping of str to int
+        Tokens before its own that a token sees, in the recipes that do not see all.
     """
     attention = data["attention"].sel(lag=data["distance"].values).rename(lag="distance")
     whole = data.sel(kind="data", drop=True)
@@ -51,9 +56,9 @@ def rank_correlations(data: xr.Dataset, more: xr.Dataset) -> dict[str, dict[str,
     names = data["recipe"].values.tolist()
     subsets = {
         "all": names,
-        "that see a token before": [one for one in names if WINDOWS.get(one, farthest) > 0],
+        "that see a token before": [one for one in names if windows.get(one, farthest) > 0],
         f"that see {farthest} before": [
-            one for one in names if WINDOWS.get(one, farthest) >= farthest
+            one for one in names if windows.get(one, farthest) >= farthest
         ],
     }
     result = {}

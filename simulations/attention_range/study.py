@@ -142,7 +142,7 @@ def main(study: ModelStudy) -> None:
     study.conclude(
         {
             "arms": table(data),
-            "rank correlation of coupling and attention": rank_correlations(data, more),
+            "rank correlation of coupling and attention": rank_correlations(data, more, WINDOWS),
             "mean strength added by context": beyond_windows(more),
             "strength added by context": by_layer(data),
             "correlation at a distance": far(data),
