@@ -481,15 +481,14 @@ def test_a_lone_token_does_not_tell_how_scaled_weights_are_made(name):
 
 def test_routers_that_know_layers_are_for_one_stack():
     model, texts = small.switch(), small.token_ids(20, 20)
-    layers = sorted(capture(model, texts)["encoder"]["layer"].values.tolist())
-    num_experts = int(capture(model, texts)["encoder"].attrs["num_experts"])
+    own = capture(model, texts)["encoder"]
+    layers, num_experts = own["layer"].values.tolist(), int(own.attrs["num_experts"])
     table = StaticRouter({n: np.array([[n % 2]]) for n in layers}, num_experts=num_experts)
     for router in (table, LossFreeBias()):
         with pytest.raises(ValueError, match=r"got layer \d of decoder and encoder; name one"):
             insert_router(model, router)
     with pytest.raises(ValueError, match="stack: expected one of decoder, encoder, got 'vision'"):
         insert_router(model, table, stack="vision")
-    own = capture(model, texts)["encoder"]
     with insert_router(model, table, stack="decoder"):
         made = capture(model, texts)
     assert made["encoder"]["expert_index"].equals(own["expert_index"])

@@ -16,7 +16,7 @@ import xarray as xr
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "simulations"))
 from figures import bits_figure, rates_figure
 from trained_models.exchanging import exchanged
-from trained_models.intervals import told
+from trained_models.intervals import over_layers, significant, told
 from trained_models.options import ModelStudy, parse
 from trained_models.results import kept
 from trained_models.subjects import Stack, each_seed, look_at
@@ -38,16 +38,18 @@ def drift(stack: Stack) -> xr.Dataset:
     whole = im.activation(stack.traces)
     length = whole.attrs["block_length"]
     parts = dict.fromkeys(("inside", "apart", "of_ids"), whole[list(DRIFTS)].where(False))
-    rest = without_beginning(stack.traces, length)
-    parts["later"] = im.activation(rest, block_length=length)
+    later = without_beginning(stack.traces, length)
+    parts["later"] = im.activation(later, block_length=length)
     if stack.is_inside is not None and stack.is_inside.sum() > 1:
         inside = stack.traces.isel(sequence=stack.is_inside)
         parts["inside"] = im.activation(inside, block_length=length)
     n_common, own = 0, float("nan")
     if knows_ids(stack.traces):
         n_common = common_beginning(stack.traces["token_id"].values)
-        rest = without_beginning(stack.traces, n_common)
-        parts["apart"] = im.activation(rest, block_length=length)
+        rest, parts["apart"] = stack.traces, whole
+        if n_common:
+            rest = without_beginning(stack.traces, n_common)
+            parts["apart"] = im.activation(rest, block_length=length)
         parts["of_ids"] = im.activation(exchanged(rest, 0), block_length=length)
         own = share_of_own(rest["token_id"].values)
     moving = (whole["uniformity_q_value"] < 0.05).mean("expert")
@@ -127,13 +129,11 @@ def small_models(data: xr.Dataset) -> dict[str, dict[str, str]]:
     for name in data["subject"].values.tolist():
         one = data.sel(subject=name)
         rows[one["label"].item()] = told_of(
-            one, lambda values, digits: told(_over_layers(values), digits), _counted
+            one,
+            lambda values, digits: told(over_layers(values), digits),
+            lambda p_value: f"below 0.05 in {significant(p_value)}",
         )
     return rows
-
-
-def _over_layers(values: xr.DataArray) -> xr.DataArray:
-    return values.mean("layer") if "layer" in values.dims else values
 
 
 def of_layers(data: xr.Dataset) -> dict[str, dict[str, str]]:
@@ -146,10 +146,6 @@ def of_layers(data: xr.Dataset) -> dict[str, dict[str, str]]:
         )
         for layer in data["layer"].values
     }
-
-
-def _counted(p_value: xr.DataArray) -> str:
-    return f"below 0.05 in {int((p_value < 0.05).sum())} of {int(p_value.count())}"
 
 
 def main(study: ModelStudy) -> None:

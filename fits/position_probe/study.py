@@ -18,7 +18,7 @@ import xarray as xr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "simulations"))
 from figures import accuracy_figure, band_figure
-from trained_models.intervals import told
+from trained_models.intervals import significant, told
 from trained_models.options import ModelStudy, parse
 from trained_models.results import kept
 from trained_models.subjects import Stack, each_seed, look_at
@@ -67,7 +67,7 @@ def small_models(data: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
                 "beyond shifted": _mean(
                     at["accuracy"] - at["control_accuracy"].sel(control="shifted")
                 ),
-                "p < 0.05": f"{int((at['p_value'] < 0.05).sum())} of {int(at['p_value'].count())}",
+                "p < 0.05": significant(at["p_value"]),
             }
             for question, at in _questions(one)
         }

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "simulations"))
 from arms import ARMS, LABELS
 from figures import dropped_figure, limit_figure, rate_figure
 from limits import independent, name_of, under_limits
-from trained_models.intervals import told
+from trained_models.intervals import over_layers, told
 from trained_models.options import ModelStudy, parse
 from trained_models.results import kept
 from trained_models.store import Store
@@ -30,7 +30,7 @@ DIGITS |= {"self_coupling": 3, "gain_bits": 3}
 def of_run(data: xr.Dataset, name: str, which: str) -> dict[str, xr.DataArray]:
     """What a table tells of a run: (seed,), means over the layers of both stacks."""
     one = data.sel(run=name, which=which)
-    return {v: one[v].mean([d for d in ("stack", "layer") if d in one[v].dims]) for v in DIGITS}
+    return {v: over_layers(one[v]) for v in DIGITS}
 
 
 def table(data: xr.Dataset, which: str) -> dict[str, dict[str, str]]:

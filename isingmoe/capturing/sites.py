@@ -12,6 +12,7 @@ from isingmoe.capturing.adapters import adapter_of
 
 __all__ = [
     "Site",
+    "are_probabilities",
     "around",
     "find_sites",
     "id_parameter",
@@ -125,11 +126,8 @@ def logit_meaning(model: nn.Module, router_logit: Tensor | None = None) -> str:
     str
         "raw logits", "softmax probabilities", "soft-capped logits" or "scaled logits".
     """
-    if router_logit is not None and len(router_logit):
-        value = router_logit.float()
-        sums = (value.sum(dim=-1) - 1).abs().max()
-        if bool((value.min() >= 0) & (sums < 1e-2)):
-            return "softmax probabilities"
+    if router_logit is not None and are_probabilities(router_logit):
+        return "softmax probabilities"
     for router in (site.router for site in find_sites(model)):
         if type(router).__name__ in _PROBABILITIES:
             return "softmax probabilities"
@@ -137,6 +135,15 @@ def logit_meaning(model: nn.Module, router_logit: Tensor | None = None) -> str:
             if getattr(router, name, None):
                 return meaning
     return "raw logits"
+
+
+def are_probabilities(router_logit: Tensor) -> bool:
+    """Whether there are rows (.., expert), and all of them are probabilities."""
+    value = router_logit.detach().float()
+    if not value.numel():
+        return False
+    sums = (value.sum(dim=-1) - 1).abs().max()
+    return bool((value.min() >= 0) & (sums < 1e-2))
 
 
 def around(modules: Mapping[str, nn.Module], label: str) -> Iterator[tuple[str, nn.Module]]:

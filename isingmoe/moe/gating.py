@@ -69,15 +69,15 @@ class GateLaw:
                 f"{label}: expected weights that are softmax or sigmoid scores of the router "
                 "logits, got others; give numbers for weights"
             )
-        plain = [fit for fit in fitting if fit[1] <= 1e-3]
-        if not plain and len(fitting) > 1:
+        unscaled = [fit for fit in fitting if fit[1] <= 1e-3]
+        if not unscaled and len(fitting) > 1:
             # Any scale fits a single token.
             raise ValueError(
                 f"{label}: expected tokens that tell whether weights are normalised before they "
                 f"are scaled, got {len(index)}; call the model with a text of several tokens first"
             )
         # Where all logits are equal, several fit: the plainest is meant.
-        return min(plain or fitting, key=lambda fit: fit[0])[2]
+        return min(unscaled or fitting, key=lambda fit: fit[0])[2]
 
     def score(self, logit: Tensor) -> Tensor:
         """Scores (.., expert), in float32 or float64."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, Literal, Self
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 import torch
 import xarray as xr
@@ -48,6 +48,8 @@ class Inserted:
         """Take the router out: the model is as before, to the bit."""
         while self._undo:
             self._undo.pop()()
+        for module in [module for module, found in _TAKEN.items() if found is self]:
+            del _TAKEN[module]
 
     def __enter__(self) -> Self:
         return self
@@ -149,7 +151,6 @@ def insert_router(
             for handle in place.hooked():
                 inserted._undo.append(handle.remove)
             _TAKEN[site.module] = inserted
-            inserted._undo.append(_forgotten(ref(site.module)))
     except BaseException:
         inserted.remove()
         raise
@@ -173,16 +174,6 @@ def remove_router(model: nn.Module) -> None:
         raise ValueError(f"{type(model).__name__}: expected a router of insert_router, got none")
     for inserted in found:
         inserted.remove()
-
-
-def _forgotten(module: ref[nn.Module]) -> Callable[[], Any]:
-    """What forgets that a module is taken; it does not keep the module alive."""
-
-    def forget() -> None:
-        if (found := module()) is not None:
-            _TAKEN.pop(found, None)
-
-    return forget
 
 
 def _of_stack(sites: tuple[Site, ...], stack: str | None, name: str) -> tuple[Site, ...]:

@@ -16,6 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from isingmoe.capturing.sites import are_probabilities
+
 __all__ = ["MEMLoss", "SwitchLoss", "ZLoss", "gate_distribution"]
 
 Logits = Tensor | Sequence[Tensor]
@@ -34,7 +36,7 @@ class _Batch:
                     "gate_logits: expected floats (token, expert) or (sequence, position, expert), "
                     f"got {layer.dtype} {tuple(layer.shape)}"
                 )
-            if _are_probabilities(layer):
+            if layer.shape[-1] > 1 and are_probabilities(layer):
                 raise ValueError(
                     "gate_logits: expected router logits, got rows of probabilities, which "
                     "transformers before 5.6 gives under that name; take a newer release"
@@ -76,15 +78,6 @@ class _Batch:
     def gates(self) -> Tensor:
         """Mean gate probabilities (layer, expert)."""
         return self.of_layers(lambda one: self.mean(one.softmax(-1)))
-
-
-def _are_probabilities(layer: Tensor) -> bool:
-    """Whether all rows are, of a layer (.., expert) that has more experts than one."""
-    value = layer.detach()
-    if not value.numel() or value.shape[-1] < 2:
-        return False
-    off = (value.sum(-1, dtype=torch.float32) - 1).abs().max()
-    return bool((value.min() >= 0) & (off < 1e-2))
 
 
 def gate_distribution(gate_logits: Logits, attention_mask: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from arms import LABELS
 from matplotlib.figure import Figure
-from trained_models.intervals import interval
+from trained_models.intervals import interval, over_layers
 
 __all__ = ["end_figure", "way_figure"]
 
@@ -24,10 +24,8 @@ def way_figure(data: xr.Dataset) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained")
     for ax, (name, label) in zip(axes, panels.items(), strict=True):
         for arm in data["recipe"].values.tolist():
-            values = data[name].sel(recipe=arm)
             # A layer that one set serves alone has no coupling, nor then has the mean.
-            values = values.mean("layer", skipna=False) if "layer" in values.dims else values
-            mean, half = interval(values)
+            mean, half = interval(over_layers(data[name].sel(recipe=arm), skipna=False))
             step = data["step"]
             ax.plot(step, mean, ".-", color=_COLOURS[arm], label=LABELS[arm])
             ax.fill_between(step, mean - half, mean + half, color=_COLOURS[arm], alpha=0.15, lw=0)

@@ -15,7 +15,7 @@ import xarray as xr
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from arms import ARMS, LABELS
 from figures import end_figure, way_figure
-from trained_models.intervals import told
+from trained_models.intervals import over_layers, told
 from trained_models.options import ModelStudy, parse
 from trained_models.results import kept
 from trained_models.store import trained
@@ -37,7 +37,7 @@ def whole(measured: xr.Dataset) -> xr.Dataset:
 def table(data: xr.Dataset) -> dict[str, dict[str, str]]:
     """Means and intervals over seeds, and paired differences to the arm without balancing."""
     beyond = data["overlap"] - data["overlap_shuffled"]
-    values = _over_layers(data.assign(overlap_beyond=beyond)[list(DIGITS)])
+    values = data.assign(overlap_beyond=beyond)[list(DIGITS)].map(over_layers)
     change = values - values.sel(recipe="none")
     rows = {}
     for name in data["recipe"].values.tolist():
@@ -84,10 +84,6 @@ def by_layer(data: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
         }
         for name in ("load_entropy", "self_coupling")
     }
-
-
-def _over_layers(data: xr.Dataset) -> xr.Dataset:
-    return data.map(lambda one: one.mean("layer") if "layer" in one.dims else one)
 
 
 def main(study: ModelStudy) -> None:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from arms import ARMS, LABELS
 from figures import position_figure, rate_figure
 from positions import measured_of
-from trained_models.intervals import told
+from trained_models.intervals import over_layers, significant, told
 from trained_models.options import ModelStudy, parse
 from trained_models.results import kept
 from trained_models.store import Store, measured_of_each
@@ -36,10 +36,10 @@ def table(data: xr.Dataset) -> dict[str, dict[str, str]]:
     rows = {}
     for name, label in LABELS.items():
         one = data.sel(recipe=name)
-        rows[label] = {v: told(_of_layers(one[v]), digits) for v, digits in DIGITS.items()}
+        rows[label] = {v: told(over_layers(one[v]), digits) for v, digits in DIGITS.items()}
         if name != "olmoe":
             rows[label] |= {
-                f"{v} - that of RoPE": told(_of_layers(one[v] - base[v]), digits)
+                f"{v} - that of RoPE": told(over_layers(one[v] - base[v]), digits)
                 for v, digits in DIGITS.items()
             }
         for read, spoken in INPUTS.items():
@@ -48,8 +48,8 @@ def table(data: xr.Dataset) -> dict[str, dict[str, str]]:
                 told_of = probe["accuracy"].sel(target=target)
                 shifted = probe["control_accuracy"].sel(target=target, control="shifted")
                 title = f"{target} from the {spoken}"
-                rows[label][title] = told(_of_layers(told_of), 3)
-                rows[label][f"{title}, above shifted"] = told(_of_layers(told_of - shifted), 3)
+                rows[label][title] = told(over_layers(told_of), 3)
+                rows[label][f"{title}, above shifted"] = told(over_layers(told_of - shifted), 3)
     return rows
 
 
@@ -76,20 +76,15 @@ def by_layer(data: xr.Dataset) -> dict[str, dict[str, dict[str, str]]]:
 
 def counts(data: xr.Dataset) -> dict[str, dict[str, str]]:
     """In how many layers of all seeds p is below 0.05."""
-    n = data.sizes["seed"] * data.sizes["layer"]
     found = {}
     for name, label in LABELS.items():
         one = data.sel(recipe=name)
-        found[label] = {"rates drift": f"{int((one['drift_p_value'] < 0.05).sum())} of {n}"}
+        found[label] = {"rates drift": significant(one["drift_p_value"])}
         for read, spoken in INPUTS.items():
             for target in data["target"].values.tolist():
                 p = one["p_value"].sel(input=read, target=target)
-                found[label][f"{target} from the {spoken}"] = f"{int((p < 0.05).sum())} of {n}"
+                found[label][f"{target} from the {spoken}"] = significant(p)
     return found
-
-
-def _of_layers(values: xr.DataArray) -> xr.DataArray:
-    return values.mean("layer") if "layer" in values.dims else values
 
 
 def main(study: ModelStudy) -> None:

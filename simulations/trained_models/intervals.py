@@ -1,11 +1,13 @@
-"""Means over trainings, with intervals."""
+"""Means over trainings and layers, with intervals, and how they are told."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import xarray as xr
 from scipy.stats import t
 
-__all__ = ["interval", "told"]
+__all__ = ["interval", "over_layers", "significant", "told"]
 
 
 def interval(values: xr.DataArray, level: float = 0.95) -> tuple[xr.DataArray, xr.DataArray]:
@@ -28,9 +30,19 @@ def interval(values: xr.DataArray, level: float = 0.95) -> tuple[xr.DataArray, x
     return values.mean("seed"), spread / n**0.5 * quantile
 
 
+def over_layers(values: xr.DataArray, **options: Any) -> xr.DataArray:
+    """Mean over layers, and over stacks, of what has them; options as for xarray's mean."""
+    return values.mean([dim for dim in ("stack", "layer") if dim in values.dims], **options)
+
+
 def told(values: xr.DataArray, digits: int = 2) -> str:
     """`mean ± half` of values (seed,); a dash where there are none."""
     if values.isnull().all():
         return "–"
     mean, half = (float(one) for one in interval(values))
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def significant(p_value: xr.DataArray) -> str:
+    """How many of the p-values are below 0.05."""
+    return f"{int((p_value < 0.05).sum())} of {int(p_value.count())}"

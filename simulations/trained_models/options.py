@@ -12,10 +12,10 @@ from trained_models.sizes import CPU, GPU, QUICK
 from trained_models.store import Store
 from trained_models.subjects import Pretrained
 
-__all__ = ["KEPT", "ModelStudy", "parse"]
+__all__ = ["ModelStudy", "parse"]
 
 # What a study of trained models begins from if it is there.
-KEPT = ("measured.nc", "runs")
+_KEPT = ("measured.nc", "runs")
 _TRAINED = Path(__file__).resolve().parent / "trained"
 
 
@@ -89,6 +89,6 @@ def parse(description: str | None, file: str, *, takes_pretrained: bool = False)
         # Nothing is looked up on the hub.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     folder = "results" if chosen.scale == "cpu" else f"results_{chosen.scale}"
-    output = folder_of(chosen, file, folder, KEPT)
+    output = folder_of(chosen, file, folder, _KEPT)
     models = chosen.models or (output / "models" if chosen.quick else _TRAINED)
     return ModelStudy(output, chosen.quick, store=Store(models, size), pretrained=pretrained)

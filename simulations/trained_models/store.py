@@ -26,7 +26,15 @@ from trained_models.recipes import Recipe
 from trained_models.sizes import Size
 from trained_models.text import Text, prepare
 
-__all__ = ["Job", "Store", "in_parallel", "measured_of_each", "on_device", "trained"]
+__all__ = [
+    "Job",
+    "Store",
+    "in_parallel",
+    "measured_of_each",
+    "on_device",
+    "train_missing",
+    "trained",
+]
 
 # To be raised where a change of the code makes the models others than before.
 _VERSION = 2
@@ -106,6 +114,13 @@ def on_device(model: PreTrainedModel) -> PreTrainedModel:
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
+def train_missing(store: Store, recipes: Sequence[Recipe]) -> None:
+    """Train what is not there of every recipe and seed, as many at once as there are cores."""
+    jobs = [Job(recipe, seed) for recipe in recipes for seed in range(store.size.n_seeds)]
+    missing = [job for job in jobs if not store.place(job).exists()]
+    in_parallel(store.make, missing, is_toy=store.size.is_toy)
+
+
 def trained(store: Store, recipes: Sequence[Recipe]) -> xr.Dataset:
     """Train every recipe from every seed, as many at once as there are cores.
 
@@ -114,9 +129,7 @@ def trained(store: Store, recipes: Sequence[Recipe]) -> xr.Dataset:
     Dataset (recipe, seed, ..)
         As `measuring.measure` and `measuring.follow` say.
     """
-    jobs = [Job(recipe, seed) for recipe in recipes for seed in range(store.size.n_seeds)]
-    missing = [job for job in jobs if not store.place(job).exists()]
-    in_parallel(store.make, missing, is_toy=store.size.is_toy)
+    train_missing(store, recipes)
     rows = [
         xr.concat([store.measured(Job(one, s)) for s in range(store.size.n_seeds)], "seed")
         for one in recipes

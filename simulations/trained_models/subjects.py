@@ -19,7 +19,7 @@ from isingmoe.moe import RandomRouter, insert_router
 from trained_models import corpus
 from trained_models.measuring import EVERYTHING
 from trained_models.recipes import Recipe
-from trained_models.store import Job, Store, in_parallel, on_device
+from trained_models.store import Job, Store, in_parallel, on_device, train_missing
 from trained_models.switching import SwitchRecipe
 
 __all__ = ["SUBJECTS", "Look", "Pretrained", "Stack", "Subject", "each_seed", "look_at"]
@@ -153,9 +153,8 @@ def each_seed(store: Store, look: Look) -> xr.Dataset:
     Dataset (subject, seed, ..)
         A subject with several stacks is one for each.
     """
-    jobs = {Job(one.recipe, s): None for one in SUBJECTS for s in range(store.size.n_seeds)}
-    missing = [job for job in jobs if not store.place(job).exists()]
-    in_parallel(store.make, missing, is_toy=store.size.is_toy)
+    # Subjects share recipes.
+    train_missing(store, list(dict.fromkeys(one.recipe for one in SUBJECTS)))
     tasks = [(one, seed) for one in SUBJECTS for seed in range(store.size.n_seeds)]
     found = in_parallel(partial(_look_at_subject, store, look), tasks, is_toy=store.size.is_toy)
     rows: dict[tuple[str, str], list[xr.Dataset]] = {}
